@@ -127,7 +127,7 @@ def _larger_batch(
 
 def _others(device: Device, request: PlanRequest, best: Choice) -> Iterator[tuple[str, Device, PlanRequest]]:
     plan = best.plan
-    for weights in () if request.full else reversed(FINENESS):
+    for weights in reversed(FINENESS) if request.trained.keeps_blocks else ():
         if weights in (plan.weights, "fp8") or BITS[weights] > BITS[plan.compute]:
             continue
         if request.matmul_precision == "8bit":
@@ -155,6 +155,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     optimizer_state = (
         "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.optimizer_state else "fp32"
     )
+    moves = device.kind == "cuda" and request.trained.keeps_blocks
     small = device.kind == "cuda" and request.min_weight_precision != "16bit"
     plans = [
         (
@@ -163,7 +164,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
                 weights=weights,
                 matmul_precision=request.matmul_precision,
                 checkpointed_blocks=checkpointed_blocks,
-                swapped_blocks=blocks if device.kind == "cuda" and not request.full else 0,
+                swapped_blocks=blocks if moves else 0,
                 gradients="fp32" if profile.on_host else request.gradients(device)[-1],
                 optimizer_state="host" if profile.on_host else optimizer_state if small else "fp32",
                 mmap_weights=mmap_weights,
@@ -174,7 +175,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
         for weights in request.weights
         for checkpointed_blocks in {0, max(0, blocks - 1), blocks}  # the last is there already when it is due
         for way in request.modulations(profile, device, weights)
-        for mmap_weights in {False, device.kind == "cuda" and not request.full}
+        for mmap_weights in {False, moves}
     ]
     choices = (assess(profile, device, request, replace(plan, **ENCODING[-1], **way)) for plan, way in plans)
     return min(choices, key=lambda choice: (choice.reserved, choice.host.total))

@@ -11,6 +11,7 @@ from limner.planning.host import PHOTO, HostMemory, host_memory_of
 from limner.planning.memory import MemoryEstimate
 from limner.planning.profile import Profile
 from limner.planning.time import StepTime, accumulation_of, compile_seconds, step_time_of
+from limner.planning.trained import ADAPTERS, Trained
 from limner.recipe.optimizers import optimizer_of
 
 WeightPrecision = Literal["16bit", "8bit", "4bit"]
@@ -25,8 +26,8 @@ class PlanRequest:
     """What of a recipe decides how it can be computed."""
 
     compute: Compute
-    full: bool = False
-    """Whether every weight of the denoiser is trained: none is stored in fewer bits or swapped."""
+    trained: Trained = ADAPTERS
+    """Adapters on frozen weights, or every weight of the denoiser."""
     min_weight_precision: WeightPrecision = "8bit"
     batches: tuple[int, ...] = (1,)
     """Images per step: one's own, and those of the prior."""
@@ -72,7 +73,11 @@ class PlanRequest:
 
     def hoists(self, device: Device) -> bool:
         """Whether modulations may be precomputed."""
-        return device.kind == "cuda" and "precompute_modulation" not in self.exclusions and not self.full
+        return (
+            device.kind == "cuda"
+            and "precompute_modulation" not in self.exclusions
+            and self.trained.keeps_blocks
+        )
 
     def modulations(self, profile: Profile, device: Device, weights: Weights) -> list[dict[str, bool]]:
         """Ways to keep modulations beside blocks whose weights are stored so: fields of a plan."""
@@ -91,14 +96,14 @@ class PlanRequest:
         In bf16 those of a full fine-tune that multiplies in it: of one micro-batch, as every image has a size
         of its own; not where processes sum them in fp32, or an optimizer looks at all of them at once.
         """
-        halves = self.full and self.compute == "bf16" and self.batches == (1,)
+        halves = self.trained.half_gradients and self.compute == "bf16" and self.batches == (1,)
         halves = halves and device.kind == "cuda" and device.processes == 1
         return ("fp32", "bf16") if halves and optimizer_of(self.optimizer).in_portions else ("fp32",)
 
     @property
     def weights(self) -> list[Weights]:
         """Ways of storing weights that are fine enough, the finest first."""
-        if self.full:
+        if not self.trained.keeps_blocks:
             return [self.compute]
         fine: list[Weights]
         if self.weight_kinds is not None:
@@ -269,9 +274,9 @@ def host_memory(
         }
         return host_memory_of(profile, plan, request.optimizer, **options)
     # a checkpoint is mapped to be compared, and so counts as resident
-    saved = (
-        memory.saved_bytes(profile, plan, request.optimizer, average=request.average) if request.full else 0
-    )
+    saved = 0
+    if request.trained.maps_checkpoints:
+        saved = memory.saved_bytes(profile, plan, request.optimizer, average=request.average)
     return {"save": HostMemory(PROCESS + saved)}
 
 

@@ -192,11 +192,9 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
 
 
 def _precision(result: PlanResult, plan: Plan) -> str:
-    if result.request.full:
-        return f"full fine-tune: weights fp32, compute {plan.compute}"
     matmul = ", 8-bit matmul forward and backward (W8A8)" if plan.matmul_precision == "8bit" else ""
     matmul += ", modulations too" if plan.code_modulations else ""
-    return f"weights {plan.weights}{matmul}, compute {plan.compute}"
+    return f"{result.request.trained.precision(plan)}{matmul}, compute {plan.compute}"
 
 
 def _time(result: PlanResult, choice: Choice) -> Iterator[str]:

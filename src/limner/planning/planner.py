@@ -28,6 +28,7 @@ from limner.planning.profile_cache import opened, profile_of, shape_of
 from limner.planning.request import ProfileRequest
 from limner.planning.search import below, choose, encoded_below
 from limner.planning.time import CostModel, Total, total_of
+from limner.planning.trained import TRAINED
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
@@ -90,7 +91,7 @@ class PlanResult:
             "cache": round(self.mixture.entry(self.profile) * self.counts.views),
             "checkpoints": self.recipe.train.checkpoints_held * checkpoint_bytes,
             "loras": self._lora_bytes,
-            "model": self.profile.download if self.request.full else 0,
+            "model": 0 if self.request.trained.leaves_loras else self.profile.download,
             "mapped": mapped_bytes(self.profile, plan),
         }
 
@@ -102,7 +103,7 @@ class PlanResult:
         """
         if self.recipe.train.method == "instant":
             return 2 * (MASTER // 2) * self.profile.trained
-        files = 0 if self.request.full else self.recipe.train.checkpoints_written + 1
+        files = self.recipe.train.checkpoints_written + 1 if self.request.trained.leaves_loras else 0
         return files * MASTER * self.profile.trained
 
     def down(self, used_bytes: int) -> "PlanResult":
@@ -263,7 +264,8 @@ def _within(previous: PreviousPrecision, request: PlanRequest) -> PlanRequest:
     """The request without plans that the run cannot go on by."""
     quantized = previous.weights in CODES
     optimizer_state: tuple[OptimizerState, ...] = (previous.optimizer_state,)
-    if request.full and previous.optimizer_state in WHOLE:  # the same numbers, elsewhere
+    if "host" in request.trained.optimizer_states and previous.optimizer_state in WHOLE:
+        # the same numbers, elsewhere
         optimizer_state = tuple(state for state in request.optimizer_state if state in WHOLE)
     return replace(
         request,
@@ -293,7 +295,7 @@ def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
 
 def _ways(profile_request: ProfileRequest, request: PlanRequest) -> list[ProfileRequest]:
     """Where the weights of a full fine-tune may be: on the device, or on the host, from where AdamW comes."""
-    on_host = request.full and "host" in request.optimizer_state and profile_request.base.kind == "cuda"
+    on_host = "host" in request.optimizer_state and profile_request.base.kind == "cuda"
     on_host = on_host and optimizer_of(request.optimizer).on_host
     return [profile_request, replace(profile_request, on_host=True)] if on_host else [profile_request]
 
@@ -318,13 +320,13 @@ def request_of(
         fp16: Whether the base computes in fp16.
     """
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
-    full, is_slider = recipe.train.method == "full", recipe.train.objective == "slider"
-    states: tuple[OptimizerState, ...] = ("fp32", "8bit", "host") if full else ("fp32", "8bit")
+    trained, is_slider = TRAINED[recipe.train.method], recipe.train.objective == "slider"
+    states: tuple[OptimizerState, ...] = trained.optimizer_states
     if recipe.train.optimizer_args:  # another class may not take them
         states = tuple(state for state in states if state != "8bit")
     return PlanRequest(
         compute=device.computes(recipe.limits.compute_dtype, fp16=fp16),
-        full=full,
+        trained=trained,
         optimizer_state=states,
         min_weight_precision=recipe.limits.weights_precision,
         matmul_precision=recipe.limits.matmul_precision,

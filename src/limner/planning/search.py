@@ -268,7 +268,7 @@ class _Space:
             storage,
             ("fp32",) if profile.on_host else request.gradients(device),
             (False, True) if keepable else (False,),
-            (2, 3) if on_card and not request.full else (2,),
+            (2, 3) if on_card and request.trained.keeps_blocks else (2,),
             request.micro_batch_sizes,
             (False, True) if device.compiles and "compile" not in request.exclusions else (False,),
         ):
@@ -298,7 +298,11 @@ class _Space:
         Left out are those that cannot be among the fastest.
         """
         exclusions = self.request.exclusions
-        streams = self.device.kind == "cuda" and "swapped_blocks" not in exclusions and not self.request.full
+        streams = (
+            self.device.kind == "cuda"
+            and "swapped_blocks" not in exclusions
+            and self.request.trained.keeps_blocks
+        )
         max_blocks = self.blocks if streams else 0
         twice = 0 if "checkpointed_blocks" in exclusions else self.blocks
         coming = self._comes(group.plan)
