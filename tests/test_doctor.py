@@ -143,7 +143,9 @@ def test_what_doctor_says_of_a_card_is_what_plan_says(monkeypatch):
     monkeypatch.setattr(local_device, "_ram", lambda: (32 * GB, 28 * GB))
     text = room.abilities()
     assert text.startswith("On your 8 GB card (NVIDIA GeForce RTX 4060) Limner trains ")
-    result = survey(lambda base: template({"base": base, "data.images": Path("-")}), Reporter())
+    names = ("sd15", "sdxl", "flux-dev")  # one that fits at ease, one that fits, one that is squeezed
+    result = survey(lambda base: template({"base": base, "data.images": Path("-")}), Reporter(), names=names)
+    assert len(result.estimates) == len(names)
     for row in result.estimates:
         if not row.base.toy:
             words = f"({duration(row.total.seconds)})" if row.total else "needs a card of"
