@@ -90,6 +90,10 @@ class PlanRequest:
             ways.append({"code_modulations": True})
         return ways
 
+    def swaps(self, device: Device) -> bool:
+        """Whether blocks may be swapped."""
+        return device.kind == "cuda" and "swapped_blocks" not in self.exclusions and self.trained.keeps_blocks
+
     def gradients(self, device: Device) -> tuple[Gradients, ...]:
         """Ways to keep gradients on a device that give the same step, the plain one first.
 

@@ -298,12 +298,7 @@ class _Space:
         Left out are those that cannot be among the fastest.
         """
         exclusions = self.request.exclusions
-        streams = (
-            self.device.kind == "cuda"
-            and "swapped_blocks" not in exclusions
-            and self.request.trained.keeps_blocks
-        )
-        max_blocks = self.blocks if streams else 0
+        max_blocks = self.blocks if self.request.swaps(self.device) else 0
         twice = 0 if "checkpointed_blocks" in exclusions else self.blocks
         coming = self._comes(group.plan)
         for swapped_blocks in range(max_blocks + 1):

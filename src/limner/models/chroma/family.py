@@ -19,9 +19,8 @@ from torch.nn.functional import pad
 from limner.graph.unit import unit
 from limner.models import latents, rectified
 from limner.models.chroma.facts import FACTS
-from limner.models.family import Family, SamplingParams
+from limner.models.family import Family, Guidance, SamplingParams
 from limner.models.flux.family import FAMILY as FLUX
-from limner.models.guidance import Guidance
 from limner.models.latents import draw_latent, draw_noise, encode_image
 from limner.models.source import Source
 from limner.nn import text
