@@ -6,6 +6,7 @@ import torch
 
 from limner.assembly.resolve import resolve
 from limner.errors import BadRecipe
+from limner.generation.class_images import taught, with_prior
 from limner.graph.unit import run as run_units
 from limner.lora import file
 from limner.nn.memory.plan import Plan
@@ -19,7 +20,6 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import fill_cache
-from limner.training.class_images import taught, with_prior
 from limner.training.model import TrainableModel
 from messages import raises
 from small import Told, equal, losses, weights
