@@ -126,7 +126,7 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
         the share of pictures in the style, or with the subject, when the trigger asks for it.
     """
     judge, board = Judge.load(), RunDir(out)
-    untrained = PromptSampler(embedded_base())
+    base_sampler = PromptSampler(embedded_base())
     lessons = (style_lesson(), subject_lesson())
     prompts = [
         lesson.prompt_of(word) for lesson in lessons for word in words_of(lesson, judge)[:SHEET_IMAGES]
@@ -136,7 +136,7 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
     for index, lesson in enumerate(lessons):
         reporter.line(f"{lesson.name}: ten pictures, {TRIGGER!r} is their word.")
         figures, images_by_step = teach(
-            lesson, recipe_for(lesson), out / lesson.name, judge, reporter, untrained
+            lesson, recipe_for(lesson), out / lesson.name, judge, reporter, base_sampler
         )
         results.append(figures)
         for step, images in images_by_step.items():
@@ -151,7 +151,7 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
         for index, (lesson, result) in enumerate(zip(lessons, results, strict=True))
     ]
     seconds = sum(result["seconds"] for result in results)
-    figures, page = predicted_lesson(out / "one-pass", judge, reporter, untrained)
+    figures, page = predicted_lesson(out / "one-pass", judge, reporter, base_sampler)
     reporter.line(
         f"one-pass: style {figures['before']:.0%} before, {figures['after']:.0%} after, without training."
     )
@@ -173,7 +173,7 @@ def embedded_base() -> ResolvedBase:
 
 
 def predicted_lesson(
-    out: Path, judge: Judge, reporter: Reporter, untrained: "PromptSampler"
+    out: Path, judge: Judge, reporter: Reporter, base_sampler: "PromptSampler"
 ) -> tuple[dict[str, Any], LessonPage]:
     """Make a LoRA of the style's pictures in one pass: (figures, what the page shows of it).
 
@@ -183,8 +183,8 @@ def predicted_lesson(
     board, nouns = RunDir(out), test_nouns(judge)
     board.path.mkdir(parents=True, exist_ok=True)
     report = instant([folder(STYLE)], BASE, board.lora_path, InstantOptions(), reporter)
-    predicted = PromptSampler(embedded_base(), report.lora)
-    before, after = (sampler.sample(nouns, reporter, seed=0) for sampler in (untrained, predicted))
+    lora_sampler = PromptSampler(embedded_base(), report.lora)
+    before, after = (sampler.sample(nouns, reporter, seed=0) for sampler in (base_sampler, lora_sampler))
     paths = [board.sample_path(step, number) for step in (0, 1) for number in range(SHEET_IMAGES)]
     for path, image in zip(paths, [*before[:SHEET_IMAGES], *after[:SHEET_IMAGES]], strict=True):
         atomic_write(path, partial(image.save, format="PNG"))
@@ -236,7 +236,7 @@ def teach(
     out: Path,
     judge: Judge,
     reporter: Reporter,
-    untrained: "PromptSampler | None" = None,
+    base_sampler: "PromptSampler | None" = None,
 ) -> tuple[dict[str, Any], dict[int, list[Image.Image]]]:
     """Train one LoRA, sample before and after: (figures, {step: pictures asked for with the trigger})."""
     start = time.monotonic()
@@ -246,7 +246,7 @@ def teach(
     scores: dict[str, Scores] = {}
     images_by_step: dict[int, list[Image.Image]] = {}
     base = embedded_base()
-    samplers = {"before": untrained or PromptSampler(base), "after": PromptSampler(base, trained.lora)}
+    samplers = {"before": base_sampler or PromptSampler(base), "after": PromptSampler(base, trained.lora)}
     for label, sampler in samplers.items():
         images = sampler.sample(prompts, reporter, seed=recipe.seed * 1000)
         plain = sampler.sample(nouns, reporter, seed=recipe.seed * 1000)

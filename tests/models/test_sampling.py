@@ -137,7 +137,7 @@ def strong(base: Base) -> nn.Module:
     """The denoiser with a LoRA that can be seen."""
     denoiser = base.moved()
     for pair in lora.attached(denoiser).values():
-        pair.scale *= 20
+        pair.full_scale *= 20
     return denoiser
 
 

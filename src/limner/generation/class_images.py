@@ -25,7 +25,6 @@ from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
-from limner.training.slider import with_poles
 
 FACTS = ".painted.json"
 """In the folder of the prior: what its pictures were generated from."""
@@ -50,7 +49,7 @@ class GeneratedImages:
 def with_prior(resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
     """The run with further views: class images, captions for the teacher, or the prompts of a slider."""
     if resolved.recipe.train.objective == "slider":
-        return with_poles(resolved)
+        return _with_poles(resolved)
     if resolved.recipe.prior.taught:
         prior_config, entries = resolved.recipe.prior, resolved.recipe.data.folders
 
@@ -66,6 +65,15 @@ def with_prior(resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
         return replace(resolved, views=resolved.views + new_views, class_views=len(new_views))
     folder = prior(resolved.base, run, reporter)
     return resolved.with_class_images(folder) if folder else resolved
+
+
+def _with_poles(resolved: Resolved) -> Resolved:
+    """The run with its views once more under the positive, and once more under the negative prompt."""
+    slider = resolved.recipe.slider
+    poles = tuple(
+        replace(view, caption=slider.texts(view.caption)[pole]) for pole in (0, 1) for view in resolved.own
+    )
+    return replace(resolved, views=resolved.views + poles, poles=len(poles))
 
 
 def prior(base: ResolvedBase, run: RunDir, reporter: Reporter) -> Path | None:

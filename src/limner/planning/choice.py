@@ -11,7 +11,7 @@ from limner.planning.host import PHOTO, HostMemory, host_memory_of
 from limner.planning.memory import MemoryEstimate
 from limner.planning.profile import Profile
 from limner.planning.time import StepTime, accumulation_of, compile_seconds, step_time_of
-from limner.planning.trained import ADAPTERS, Trained
+from limner.planning.trained import ADAPTERS, TrainedKind
 from limner.recipe.optimizers import optimizer_of
 
 WeightPrecision = Literal["16bit", "8bit", "4bit"]
@@ -26,7 +26,7 @@ class PlanRequest:
     """What of a recipe decides how it can be computed."""
 
     compute: Compute
-    trained: Trained = ADAPTERS
+    trained: TrainedKind = ADAPTERS
     """Adapters on frozen weights, or every weight of the denoiser."""
     min_weight_precision: WeightPrecision = "8bit"
     batches: tuple[int, ...] = (1,)

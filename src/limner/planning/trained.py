@@ -6,7 +6,7 @@ from limner.nn.memory.plan import OptimizerState, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedKind:
     """What a plan may do where this is trained. ``assembly.trainable`` has what trains it."""
 
     keeps_blocks: bool
@@ -28,7 +28,7 @@ class Trained:
         return self.label.format(plan.weights)
 
 
-ADAPTERS = Trained(
+ADAPTERS = TrainedKind(
     keeps_blocks=True,
     half_gradients=False,
     optimizer_states=("fp32", "8bit"),
@@ -37,7 +37,7 @@ ADAPTERS = Trained(
     label="weights {}",
 )
 """Adapters of any kind on frozen weights."""
-WHOLE_MODEL = Trained(
+WHOLE_MODEL = TrainedKind(
     keeps_blocks=False,
     half_gradients=True,
     optimizer_states=("fp32", "8bit", "host"),

@@ -9,7 +9,6 @@ was trained on, is computed once, and lies in the cache.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,15 +26,6 @@ if TYPE_CHECKING:
 
 SIGNS = (1.0, -1.0)
 """Strengths that a slider is trained at."""
-
-
-def with_poles(resolved: Resolved) -> Resolved:
-    """The run with its views once more under the positive, and once more under the negative prompt."""
-    slider = resolved.recipe.slider
-    poles = tuple(
-        replace(view, caption=slider.texts(view.caption)[pole]) for pole in (0, 1) for view in resolved.own
-    )
-    return replace(resolved, views=resolved.views + poles, poles=len(poles))
 
 
 def described(resolved: Resolved) -> str:

@@ -68,9 +68,7 @@ def running(
     """
     with ExitStack() as stack:
         start = time.monotonic()
-        if recipe.limits.matmul_precision == "8bit":  # before a base is fetched
-            quantization.require("int8", device_of(recipe.limits.device))
-        resolved = resolve(base_images.taught(recipe, run, reporter), tell=reporter.line)
+        resolved = _resolved(recipe, run, reporter, base_images)
         last_checkpoint, initial = _beginning(resolved, run, reporter, starting_lora, stack)
         resolved = base_images.with_prior(resolved, run, reporter)
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
@@ -92,18 +90,21 @@ def running(
             last_checkpoint.parts.clear()  # of a full fine-tune, thrice the size of the model
         record(resolved, run, store)
         state.require_room()
-        if distributed.rank() == 0:
-            _tidy(run, last_checkpoint, recipe.train.keep, reporter)
-            fallback.log_early(run, start_step)
+        _tidy(state, last_checkpoint, reporter)
         for line in state.first_lines(start_step, early_end):
             reporter.line(line)
         _begin(state, start_step, reporter, stop)
         yield
         step = (yield from _loop(state, start_step, reporter, stop, track)) if pending_recipe else start_step
         _finish(state, step, reporter, stop)
-        end = _done(recipe, run, step, time.monotonic() - start)
-        reporter.event(end)
-        return end
+        return _done(state, step, time.monotonic() - start, reporter)
+
+
+def _resolved(recipe: Recipe, run: RunDir, reporter: Reporter, base_images: BaseImages) -> Resolved:
+    """What is trained. What the device cannot multiply is said before a base is fetched."""
+    if recipe.limits.matmul_precision == "8bit":
+        quantization.require("int8", device_of(recipe.limits.device))
+    return resolve(base_images.taught(recipe, run, reporter), tell=reporter.line)
 
 
 def _beginning(
@@ -144,11 +145,12 @@ def _require_possible(resolved: Resolved) -> Assembled:
     return meta
 
 
-def _done(recipe: Recipe, run: RunDir, step: int, seconds: float) -> Done:
+def _done(state: TrainState, step: int, seconds: float, reporter: Reporter) -> Done:
+    run, recipe = state.run, state.resolved.recipe
     rows, final = run.metrics(), final_step(run, recipe.train.patience, step)
     losses = [row["loss"] for row in rows if "loss" in row][-20:]
     val_losses = [row["held_out"] for row in rows if "held_out" in row and row["step"] <= final]
-    return Done(
+    end = Done(
         path=run.path,
         **output_of(recipe).paths(run),
         report=run.report_path,
@@ -157,6 +159,8 @@ def _done(recipe: Recipe, run: RunDir, step: int, seconds: float) -> Done:
         loss=sum(losses) / len(losses) if losses else math.nan,
         validation_loss=val_losses[-1] if val_losses else None,
     )
+    reporter.event(end)
+    return end
 
 
 def _planned(
@@ -203,13 +207,17 @@ def _train_state(
     return TrainState(resolved, run, model, torch_optimizer, scaler, average, fallback, fallback.watch())
 
 
-def _tidy(run: RunDir, last_checkpoint: LoadedCheckpoint | None, keep: int, reporter: Reporter) -> None:
+def _tidy(state: TrainState, last_checkpoint: LoadedCheckpoint | None, reporter: Reporter) -> None:
     """Forget what came after the checkpoint that is gone on from, and what a kill kept from being deleted."""
-    if line_count := run.truncate(last_checkpoint.step if last_checkpoint and last_checkpoint.step else -1):
+    if distributed.rank() != 0:
+        return
+    run, step = state.run, last_checkpoint.step if last_checkpoint else 0
+    if line_count := run.truncate(step or -1):
         reporter.line(f"metrics.jsonl: removed {line_count} damaged or half-written lines.")
-    run.drop_step_loras(last_checkpoint.step if last_checkpoint else 0)
+    run.drop_step_loras(step)
     if last_checkpoint:
-        checkpoint.retain(run, keep, saved=last_checkpoint.path)
+        checkpoint.retain(run, state.resolved.recipe.train.keep, saved=last_checkpoint.path)
+    state.fallback.log_early(run, step)
 
 
 def _begin(state: TrainState, start_step: int, reporter: Reporter, stop: Interrupt) -> None:
