@@ -98,7 +98,7 @@ class TrainState:
             return output_of(self.resolved.recipe).write_step(self.model, self.run, step)
 
     def restore(self, last_checkpoint: checkpoint.LoadedCheckpoint) -> None:
-        """Put back the state that :meth:`save` wrote; what the recipe says of the optimizer stays.
+        """Put back the state that :meth:`save` wrote, and let go of it; the recipe's optimizer settings stay.
 
         Raises:
             BadCheckpoint: It holds no such state, or that of another run.
@@ -124,6 +124,7 @@ class TrainState:
                 f"{last_checkpoint.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
                 "train.learning_rate, too."
             )
+        last_checkpoint.parts.clear()  # of a full fine-tune, thrice the size of the model
 
     def _restore_optimizer(self, state: dict[str, Any]) -> None:
         groups = self.optimizer.param_groups

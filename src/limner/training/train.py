@@ -87,7 +87,6 @@ def running(
             initial.begin(state, reporter)
         if last_checkpoint:
             state.restore(last_checkpoint)
-            last_checkpoint.parts.clear()  # of a full fine-tune, thrice the size of the model
         record(resolved, run, store)
         state.require_room()
         _tidy(state, last_checkpoint, reporter)
