@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from limner.graph.unit import unit
+from limner.models.family import Guidance
 from limner.models.flux2.family import FAMILY as KLEIN
 from limner.models.flux2_dev.facts import FACTS
-from limner.models.guidance import Guidance
 from limner.nn import text
 
 STATES = (10, 20, 30)
