@@ -68,6 +68,10 @@ def test_any_text_is_a_recipe_or_one_line_of_bad_recipe(text):
         assert "\n" not in str(error)
 
 
+PREDICTOR = {"train.method": "instant", "train.batch": 4}
+"""What keys of [instant] need."""
+
+
 def test_every_unset_key_has_an_example_that_can_be_uncommented():
     lines = commented(Recipe()).splitlines()
     unset = [path for path in keys(Recipe) if get(Recipe(), path) is None]
@@ -82,7 +86,8 @@ def test_every_unset_key_has_an_example_that_can_be_uncommented():
     }
     for path in unset:
         objective = {"train.objective": "distill"} if path.startswith("distill.") else {}
-        assert get(change(Recipe(), {**needs, **objective, path: example(path)}), path) is not None
+        values = PREDICTOR if path.startswith("instant.") else {**needs, **objective}
+        assert get(change(Recipe(), {**values, path: example(path)}), path) is not None
 
 
 def test_the_commented_file_explains_and_cites():
@@ -126,7 +131,9 @@ def test_every_path_of_a_recipe_starts_at_its_folder(tmp_path):
     paths = [key for key, field in keys(Recipe).items() if "Path" in str(field.annotation)]
     assert set(paths) == set(PATHS)
     for key in paths:
-        value = get(placed(change(Recipe(), {key: "here"}), tmp_path), key)
+        values = PREDICTOR if key.startswith("instant.") else {}
+        here = ["here"] if key == "instant.experts" else "here"
+        value = get(placed(change(Recipe(), {**values, key: here}), tmp_path), key)
         assert value in (tmp_path / "here", (tmp_path / "here",))
 
 

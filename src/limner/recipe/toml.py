@@ -16,7 +16,7 @@ from limner.recipe.schema import DataSet, Recipe
 
 PATHS = (
     *("data.images", "data.validation_images", "data.control", "data.masks", "data.cache"),
-    *("prior.images", "sample.prompt_file", "sample.control"),
+    *("prior.images", "sample.prompt_file", "sample.control", "instant.encoder_folder", "instant.experts"),
 )
 NAMES = ("base", "components_from", "train.init", "train.adapter", "sample.base")
 """Keys that may name something here or on the hub."""
