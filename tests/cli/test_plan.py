@@ -71,12 +71,14 @@ def test_without_a_base_all_of_them_are_shown_on_this_card(limner, photos):
         assert done.status == 0, done.err
         assert done.out.startswith("Bases on a 12 GB RTX 4070, ")
         assert all(f"\n{base} " in done.out for base in registered_bases())
-        assert f"limner train {photos if target else 'FOLDER'} --base z-image" in done.out
+        assert f"limner train {photos if target else 'FOLDER'} --base chroma1-hd" in done.out
         assert not done.err, "nothing has to be traced"
     done = limner("plan", photos, "--card", "RTX 4070", "--json")
     value = json.loads(done.out)
     assert {row["base"] for row in value["bases"]} == set(registered_bases())
-    assert value["suggestion"] == "z-image"
+    assert value["suggestion"] == "chroma1-hd"
+    needs = {row["base"]: row["needs_card_bytes"] for row in value["bases"] if not row["fits"]}
+    assert needs == {"flux2-dev": 16 * 2**30}, "no card of the size that it does not fit"
 
 
 def test_a_recipe_names_its_base(limner, photos):

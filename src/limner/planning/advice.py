@@ -143,7 +143,7 @@ def _others(device: Device, request: PlanRequest, best: Choice) -> Iterator[tupl
         if getattr(plan, mechanism):
             yield words, device, replace(same_weights, exclusions=frozenset({mechanism}))
     if device.kind == "cuda":
-        larger = next((size for size in SIZES if size * 2**30 > device.memory * 1.1), None)
+        larger = next(iter(larger_cards(device)), None)
         if larger:
             larger_device = device.with_memory(larger * 2**30)
             yield f"a card of {larger} GB", larger_device, request
@@ -295,8 +295,13 @@ def _remedies(
             break
 
 
+def larger_cards(device: Device) -> tuple[int, ...]:
+    """Memory of cards that are sold with clearly more than a device has, in units of 2^30 bytes."""
+    return tuple(size for size in SIZES if size * 2**30 > 1.1 * device.memory)
+
+
 def _bought(profile: Profile, device: Device, request: PlanRequest) -> Iterator[str]:
-    for size in SIZES:
+    for size in larger_cards(device):
         larger = device.with_memory(size * 2**30)
         if larger.free > device.free and _fits(profile, larger, request):
             yield f"a card of {size} GB"

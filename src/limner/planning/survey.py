@@ -13,7 +13,7 @@ from limner.assembly.base import ResolvedBase, fp16_of
 from limner.errors import DoesNotFit
 from limner.models.facts import RegisteredBase
 from limner.models.registry import registered_bases
-from limner.planning.advice import SIZES, least
+from limner.planning.advice import SIZES, larger_cards, least
 from limner.planning.cards import typical
 from limner.planning.choice import Choice, PlanRequest, fits
 from limner.planning.counts import counts_of, sizes_of_sets
@@ -185,7 +185,8 @@ def _estimate(
     except DoesNotFit:
         choice = None
     if choice is None:
-        return replace(start, card=_smallest_card(profile, request))
+        sizes_sold = larger_cards(target) if reachable else SIZES
+        return replace(start, card=_smallest_card(profile, request, sizes_sold))
     total = total_of_run(profile, device, request, choice, counts, recipe)
     return replace(start, choice=choice, total=total)
 
@@ -203,10 +204,10 @@ def _profile(resolved: ResolvedBase, reporter: Reporter) -> Profile:
     return profile or profile_of(ProfileRequest(resolved, size), reporter.line)
 
 
-def _smallest_card(profile: Profile, request: PlanRequest) -> int | None:
-    """The size of the smallest card that is sold and fits a run, in units of 2^30 bytes."""
+def _smallest_card(profile: Profile, request: PlanRequest, sizes: Sequence[int]) -> int | None:
+    """The first of ``sizes`` of cards that fits a run, in units of 2^30 bytes."""
     card = of_card(typical(COMMON))
-    for size in SIZES:
+    for size in sizes:
         device = card.with_memory(size * 2**30)
         if fits(least(profile, device, request), device):
             return size
