@@ -23,10 +23,10 @@ from limner.training.interrupt import Interrupt
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 ROOM = SOURCE / "limner"
 OURS = f"{ROOM}/"
-FILES, CLIMBS = 12, 15
+FILES, CLIMBS = 12, 18
 """Files of ours that a step of a tiny run enters, the draw of its images and the optimizer included; and how
 often on its way through a run the recipe is handed up again."""
-REACHED = 101
+REACHED = 107
 """Modules that the trainer reaches, late imports included: what must be read to understand training, that of
 predictors among it (11). It is handed its planner, the pictures that a base makes before it is trained and
 the LoRA that it starts from, and makes no pages: ``limner.runs``, which puts that together, reaches 157. What
@@ -44,7 +44,7 @@ RESOLVERS = {
     # the base itself, and the other one that samples are generated on: both are values of what was resolved
     "locate_base": ("limner.assembly.base", "limner.assembly.resolve"),
     # of the recipe of a run that is over: whether it left a LoRA or a whole base
-    "trainable_of": ("limner.assembly.trainable", "limner.assembly.base", "limner.generation.generate"),
+    "trainable_of": ("limner.assembly.trainable", "limner.assembly.base", "limner.generation.trained"),
 }
 """Function that looks something of a base up -> who may call it. Others read it from what was resolved."""
 

@@ -308,11 +308,10 @@ def generate(
     from limner.generation.settings import GenerationRequest, Settings
 
     values: dict[str, Any] = dict(keys)
-    files = {name: values.pop(name, None) for name in ("negative_lora", "prompt_file")}
     values["controls"] = tuple(Path(path) for path in values.pop("images", None) or ())
     steps, texts = values.pop("step", ()), [prompts] if isinstance(prompts, str) else prompts
-    steps = [steps] if isinstance(steps, int | str) else steps
-    paths: dict[str, Any] = {name: Path(path) for name, path in files.items() if path}
+    steps, names = [steps] if isinstance(steps, int | str) else steps, ("negative_lora", "prompt_file")
+    paths: dict[str, Any] = {name: Path(path) for name in names if (path := values.pop(name, None))}
     target = run.path if isinstance(run, Done) else run
     subject = subject_of(hub.local(target), texts, paths.pop("prompt_file", None), steps)
     request = GenerationRequest(
@@ -322,6 +321,7 @@ def generate(
         base=base,
         **{name: values.pop(name, None) or "" for name in ("components_from", "sample_base")},
         loras={hub.local(path): scale for path, scale in values.pop("loras", {}).items()},
+        embeddings=tuple(map(Path, values.pop("embeddings", ()))),
         settings=Settings(lora_scale=strength, **values, **paths),
     )
     return images_of(request, _reporter(on_event, stop))

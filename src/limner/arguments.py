@@ -94,6 +94,8 @@ class SamplingKeys(TypedDict, total=False):
     """Of a run: the step of the LoRA, "best" by validation loss, or "last"; or several to compare."""
     loras: Mapping[str, float] | Mapping[Path, float]
     """Further LoRAs, by file or run folder, and the strength of each."""
+    embeddings: Sequence[str | Path]
+    """Textual inversions, by file or run folder, whose words prompts may hold."""
     negative_prompt: str
     """What the images shall not show."""
     prompt_file: str

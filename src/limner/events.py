@@ -131,6 +131,8 @@ class Done:
     """The file of the LoRA; None where the whole denoiser was trained."""
     model: Path | None
     """The trained base, in diffusers layout, where it was."""
+    embedding: Path | None = None
+    """The file of a textual inversion, where token vectors were trained."""
     report: Path
     steps: int
     seconds: float

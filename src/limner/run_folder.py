@@ -55,6 +55,8 @@ class RunDir:
         self.sheet_path = self.samples_path / "sheet.jpg"
         self.lora_path = self.path / "lora.safetensors"
         self.loras_path = self.path / "loras"
+        self.embedding_path = self.path / "embedding.safetensors"
+        self.embeddings_path = self.path / "embeddings"
         self.model_path = self.path / "model"
         self.predictor_path = self.path / "predictor"
         self.judge_path = self.path / "judge.json"
@@ -113,6 +115,7 @@ class RunDir:
             self.index_path.parent,
             self.checkpoints_path,
             self.loras_path,
+            self.embeddings_path,
             self.samples_path,
         )
         for folder in (*folders, *(path for path in self.samples_path.glob("*") if path.is_dir())):
@@ -221,9 +224,16 @@ class RunDir:
         """Where the LoRA after ``step`` steps is kept, beside the newest one in ``lora.safetensors``."""
         return self.loras_path / f"step-{step:06d}.safetensors"
 
+    def step_embedding_path(self, step: int) -> Path:
+        """Where the token vectors after ``step`` steps are kept, beside the newest in ``embedding``."""
+        return self.embeddings_path / f"step-{step:06d}.safetensors"
+
     def step_loras(self) -> list[tuple[int, Path]]:
-        """(step, path) of the LoRA of every checkpoint that was ever written, newest first."""
-        return _steps_in(self.loras_path)
+        """(step, path) of the LoRA of every checkpoint that was ever written, newest first.
+
+        Of a run that trains token vectors alone, of these.
+        """
+        return _steps_in(self.loras_path) or _steps_in(self.embeddings_path)
 
     def best_lora(self) -> int | None:
         """The step of the one with the least validation loss in the metrics; None if none was measured."""
@@ -250,7 +260,7 @@ class RunDir:
 
     def drop_step_loras(self, step: int) -> None:
         """Delete the LoRAs after ``step``, before a run goes on from there."""
-        for number, path in self.step_loras():
+        for number, path in (*_steps_in(self.loras_path), *_steps_in(self.embeddings_path)):
             if number > step:
                 path.unlink(missing_ok=True)
 
@@ -336,7 +346,7 @@ class RunDir:
 def run_of(path: Path) -> RunDir | None:
     """The run that a file of a LoRA or a checkpoint lies in; None where it lies elsewhere."""
     run = RunDir(path.parent.parent)
-    if path.parent not in (run.loras_path, run.checkpoints_path):
+    if path.parent not in (run.loras_path, run.embeddings_path, run.checkpoints_path):
         run = RunDir(path.parent)
     return run if run.recipe_path.is_file() else None
 

@@ -169,14 +169,12 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Ru
 
 def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
     """The preset of a base and a concept, for so many images, with changes on top: a ``Recipe``."""
-    from limner.models.presets import preset, preset_name
+    from limner.models.presets import preset, preset_name, ways
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
-    method = overrides.get("train.method", Recipe().train.method)
-    objective = overrides.get("train.objective", Recipe().train.objective)
-    start = preset(concept, preset_name(base), images, method, objective)
+    start = preset(concept, preset_name(base), images, *ways(overrides))
     return change(start, {"base": base, **overrides})
 
 
@@ -211,7 +209,7 @@ def _outside(home: Path, images: Sequence[Path]) -> Path:
 
 def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     from limner.data.listing import listed
-    from limner.models.presets import choices, preset, preset_name
+    from limner.models.presets import choices, preset, preset_name, ways
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
@@ -222,9 +220,7 @@ def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[
         len(listed(folder).images), 1
     )  # an empty folder is told by whoever reads it, with the reasons
     values = {"data.images": folder, "name": folder_name(folder), "base": base}
-    train = Recipe().train
-    ways = (overrides.get(f"train.{key}", getattr(train, key)) for key in ("method", "objective"))
-    start = (concept, family, images, *ways)
+    start = (concept, family, images, *ways(overrides))
     sources = {path: choice.source for path, choice in choices(*start).items()}
     if not overrides.get("data.trigger"):
         values["sample.prompts"] = ()  # prompts about a trigger mean nothing without one

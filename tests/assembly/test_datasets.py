@@ -92,7 +92,7 @@ def test_a_loss_weight_scales_the_loss_of_its_set_alone(tiny_base, folders):
         resolved = resolve(wish)
         model = TrainableModel(resolved, fill_cache(resolved, Reporter())[0])
         return [
-            (resolved.own[draw.view_index].example.dataset, model._loss(0, [draw]).item())
+            (resolved.own[draw.view_index].example.dataset, next(model._losses(0, [draw])).item())
             for draw in (resolved.order.draw(position) for position in range(6))
         ]
 

@@ -23,7 +23,8 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import all_rows, fill_cache
-from limner.training.encode import survey, uncached
+from limner.training.encode import survey
+from limner.training.encoders import uncached
 from limner.training.model import TrainableModel
 from small import equal, losses, weights, wish
 from tinybase import PLACES, Base

@@ -30,7 +30,7 @@ from limner.nn.optim import optimizer, schedule
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import all_rows
-from limner.training.encode import uncached
+from limner.training.encoders import uncached
 from limner.training.model import TrainableModel
 from limner.training.samples import sample_prompts, shown_images
 from loras import warned

@@ -86,6 +86,8 @@ def test_every_unset_key_has_an_example_that_can_be_uncommented():
     }
     for path in unset:
         objective = {"train.objective": "distill"} if path.startswith("distill.") else {}
+        if path.startswith("inversion."):
+            objective = {"train.method": "inversion", "inversion.with_lora": True}
         values = PREDICTOR if path.startswith("instant.") else {**needs, **objective}
         assert get(change(Recipe(), {**values, path: example(path)}), path) is not None
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from limner.assembly import assemble
 from limner.assembly.resolve import resolve
 from limner.errors import DiskFull
 from limner.graph.cache import Cache
@@ -10,9 +11,9 @@ from limner.graph.unit import Unit
 from limner.nn import distributed
 from limner.nn.memory import engine
 from limner.training import encode as filling
-from limner.training import encoders
 from limner.training.cache import all_rows
-from limner.training.encode import bytes_needed, caption_row, fill, rows_of, survey, text_values, uncached
+from limner.training.encode import bytes_needed, caption_row, fill, rows_of, survey, text_values
+from limner.training.encoders import uncached
 from messages import raises
 from small import Told, equal, wish
 
@@ -27,7 +28,7 @@ def resolved(tiny_base, photos):
 
 
 def test_every_address_is_known_before_anything_is_loaded(resolved, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoders, "load", None)
+    monkeypatch.setattr(assemble, "load", None)
     monkeypatch.setattr(filling, "pixels", None)
     rows = rows_of(resolved, resolved.views)
     work = survey(resolved, Cache(tmp_path), rows)
@@ -96,7 +97,7 @@ def test_one_model_is_loaded_at_a_time(resolved, tmp_path, monkeypatch):
     import gc
     import weakref
 
-    loaded, true = [], encoders.load
+    loaded, true = [], assemble.load
 
     def load(family, source, part, **more):
         gc.collect()
@@ -105,7 +106,7 @@ def test_one_model_is_loaded_at_a_time(resolved, tmp_path, monkeypatch):
         loaded.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(encoders, "load", load)
+    monkeypatch.setattr(assemble, "load", load)
     rows = rows_of(resolved, resolved.views)
     fill(resolved, Cache(tmp_path), rows, survey(resolved, Cache(tmp_path), rows), Told())
     assert len(loaded) == 5

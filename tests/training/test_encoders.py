@@ -16,8 +16,8 @@ from limner.nn.memory.engine import TILE_SIDE
 from limner.nn.memory.plan import Plan
 from limner.training import encoders
 from limner.training.cache import all_rows
-from limner.training.encode import fill, survey, uncached
-from limner.training.encoders import ROOM, THREADS, BackgroundPool, opened, whole
+from limner.training.encode import fill, survey
+from limner.training.encoders import ROOM, THREADS, BackgroundPool, opened, uncached, whole
 from small import Told, equal, wish
 
 WORDS = ("a cat", "many words, " * 9)

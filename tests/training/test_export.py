@@ -21,7 +21,8 @@ from limner.runs import train
 from limner.training import export as module
 from limner.training import train as trainer
 from limner.training.cache import fill_cache as fill
-from limner.training.export import OUTPUTS, about, export, exported_steps, model_steps, output_of
+from limner.training.export import about, export, exported_steps, model_steps
+from limner.training.export_embedding import OUTPUTS, output_of
 from limner.training.model import TrainableModel
 from messages import raises
 from small import Told, equal, generated, losses, weights, wish

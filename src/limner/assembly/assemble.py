@@ -1,25 +1,24 @@
 """The models of a training step: which, in what precision, and put together, with weights or on meta."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limner.assembly.training_adapter import TrainingAdapter
-from limner.errors import BadRecipe
 from limner.graph.unit import Split, Unit, split
 from limner.models.facts import Objective
 from limner.models.family import Family
-from limner.models.loading import load, skeleton
+from limner.models.loading import fingerprint, load, skeleton
+from limner.models.placeholder import Placeholder
 from limner.models.source import Source
 from limner.nn.layers.adapter import Adapter
-from limner.nn.layers.lora import attached
 from limner.nn.layers.quantized_linear import freeze, storable
-from limner.nn.memory.offload import Offload, cast_once, halve
+from limner.nn.memory.offload import Offload, cast_once, offloaded
 from limner.nn.memory.plan import Compute, Kind, Plan
 from limner.nn.rng import Places
 from limner.recipe.train import Train
@@ -73,6 +72,22 @@ class Trainable(Protocol):
         """
         ...
 
+    def still_layers(self, family: Family, source: Source) -> dict[str, int]:
+        """The same, of what changes how captions without a new word are read."""
+        ...
+
+    def placeholder(self, family: Family) -> Placeholder:
+        """The new word of captions that is learned; an empty one where there is none.
+
+        Raises:
+            BadRecipe: The family's text encoders can learn none.
+        """
+        ...
+
+    def require_possible(self, spec: "ModelSpec") -> None:
+        """Raise ``BadRecipe`` where the base's tokenizers, which are on the disk, cannot do what is asked."""
+        ...
+
     def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The precision in which a trained model is loaded, where the run computes in ``dtype``."""
         ...
@@ -119,6 +134,14 @@ class Trainable(Protocol):
         """Drop activations that a step which failed half way has left."""
         ...
 
+    def after_step(self, models: Mapping[str, Any]) -> list[Callable[..., None]]:
+        """What is done after each optimizer step: hooks of the optimizer, whose arguments are passed over."""
+        ...
+
+    def first_lines(self, spec: "ModelSpec", models: Mapping[str, Any], captions: Sequence[str]) -> list[str]:
+        """What a person should know of it before the first step, a line each."""
+        ...
+
     def learning_rate(self, train: Train, *, text_encoder: bool) -> float:
         """The learning rate at full strength of the denoiser, or of a text encoder."""
         ...
@@ -162,9 +185,43 @@ class ModelSpec:
         return self.trainable.first_layers(self.family, self.source)
 
     @cached_property
+    def still_layers(self) -> dict[str, int]:
+        """The same, of what changes how captions without a new word are read."""
+        return self.trainable.still_layers(self.family, self.source)
+
+    @cached_property
     def cut(self) -> Split:
         """The units, cut into those computed once and those of every step."""
         return split(self.units, self.first_layers)
+
+    @cached_property
+    def still_cut(self) -> Split:
+        """The same for captions without a new word, of which more can be computed once."""
+        return self.cut if self.still_layers == self.first_layers else split(self.units, self.still_layers)
+
+    @cached_property
+    def placeholder(self) -> Placeholder:
+        """The new word that is learned, if there is one."""
+        return self.trainable.placeholder(self.family)
+
+    def cut_of(self, caption: str) -> Split:
+        """Where the graph is cut for a caption."""
+        return self.cut if self.word_in(caption) else self.still_cut
+
+    def word_in(self, caption: str) -> str:
+        """The new word where it stands in a caption; else nothing."""
+        return self.placeholder.word if self.placeholder.stands_in(caption) else ""
+
+    def part(self, name: str, device: torch.device) -> Any:
+        """A tokenizer, which knows the new word if there is one, or a frozen model."""
+        part = load(self.family, self.source, name, dtype=self.dtype, device=device)
+        return self.placeholder.taught(name, part)
+
+    def fingerprint(self, name: str, caption: str) -> str:
+        """Identity of a part for cache keys of a caption: what a tokenizer has learned is part of it."""
+        mark = fingerprint(self.family, self.source, name, self.dtype)
+        word = self.placeholder
+        return f"{mark} {word.word} {word.count}" if word.knows(name) and word.stands_in(caption) else mark
 
     @property
     def one_step(self) -> "ModelSpec":
@@ -184,6 +241,7 @@ class ModelSpec:
     def require_possible(self) -> None:
         """Raise what the class says, before anything is computed."""
         assert self.cut.live
+        self.trainable.require_possible(self)
 
     @property
     def casts_inputs(self) -> bool:
@@ -259,7 +317,7 @@ def assemble(
     if spec.adapter:
         spec.adapter.attach(assembly.denoiser, spec.dtype)
     if plan.optimizer_state == "host":
-        assembly.offload = _offloaded(assembly.denoiser, spec.dtype, device)
+        assembly.offload = offloaded(assembly.denoiser, spec.dtype, device)
     if spec.casts_inputs and cast_inputs:
         cast_once(assembly.denoiser, spec.family.arch, spec.dtype)
     return assembly
@@ -314,26 +372,6 @@ def _put(model: nn.Module, layer: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), attribute, module)
 
 
-def require_layers(spec: ModelSpec, meta: Assembled) -> None:
-    """Raise ``BadRecipe`` unless a base's denoiser has all the layers of another that are trained.
-
-    Args:
-        spec: The base that samples are generated on.
-        meta: The models of the run without weights, adapters attached.
-    """
-    modules = dict(spec.skeleton(spec.family.denoiser).named_modules())
-    for name, adapter in attached(meta.denoiser).items():
-        shape = tuple(adapter.weight.shape)
-        weight: Any = getattr(modules.get(name), "weight", None)
-        if weight is None or tuple(weight.shape) != shape:
-            size = "none" if weight is None else " x ".join(map(str, weight.shape))
-            raise BadRecipe(
-                f"sample.base: {spec.source.name} is of another architecture than "
-                f"{meta.spec.source.name}: {name} is {' x '.join(map(str, shape))} here and {size} there. "
-                'Name another, or set sample.base = "own".'
-            )
-
-
 def _loaded(spec: ModelSpec, plan: Plan, name: str, device: torch.device, folder: Path | None) -> Any:
     """A model with its weights; of the denoiser those parts on the host that are to stay there."""
     dtype = load_dtype(spec, name)
@@ -357,19 +395,3 @@ def _skeleton(spec: ModelSpec, plan: Plan, name: str, device: torch.device, fold
 def load_dtype(spec: ModelSpec, name: str) -> torch.dtype:
     """The precision in which a model is loaded: a trained one may need more than the run computes in."""
     return spec.trainable.load_dtype(spec.dtype) if name in spec.first_layers else spec.dtype
-
-
-def _offloaded(denoiser: nn.Module, dtype: torch.dtype, device: torch.device) -> Offload | None:
-    """Masters on the host, and a working copy in ``dtype``; on meta the working copy alone."""
-    if device != META:
-        return Offload(denoiser, dtype=dtype, device=device)
-    halve(denoiser, dtype)
-    for weight in denoiser.parameters():
-        if weight.requires_grad:
-            weight.register_post_accumulate_grad_hook(_leave)
-    return None
-
-
-def _leave(weight: Tensor) -> None:
-    """A gradient goes to the host as soon as it is there."""
-    weight.grad = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from limner.assembly.base import ResolvedBase
     from limner.graph.unit import Unit
     from limner.models.family import Family
+    from limner.models.placeholder import Placeholder
     from limner.models.source import Source
 
 Division = tuple[list[Example], list[Example], bool, tuple[str, ...]]
@@ -280,13 +281,16 @@ class _Measured:
         return getattr(self._tokenizer, name)
 
 
-def token_counter(family: "Family", source: "Source", units: Iterable["Unit"]) -> TokenCounter:
+def token_counter(
+    family: "Family", source: "Source", units: Iterable["Unit"], placeholder: "Placeholder | None" = None
+) -> TokenCounter:
     """What counts the tokens of a caption as the family's own units make them, templates of chats included.
 
     Args:
         family: Of the base.
         source: Its files; its tokenizers are loaded.
         units: The family's, with their constants bound.
+        placeholder: A new word, which may be several tokens.
 
     Raises:
         BadBase: A tokenizer is missing or damaged.
@@ -298,8 +302,12 @@ def token_counter(family: "Family", source: "Source", units: Iterable["Unit"]) -
     tokenizing = [unit for unit in units if unit.uses and unit.uses[0].startswith("tokenizer")]
     device = torch.device("cpu")
     tokenizers = {
-        unit.uses[0]: _Measured(load(family, source, unit.uses[0], dtype=torch.float32, device=device))
-        for unit in tokenizing
+        name: load(family, source, name, dtype=torch.float32, device=device)
+        for name in (unit.uses[0] for unit in tokenizing)
+    }
+    tokenizers = {
+        name: _Measured(placeholder.taught(name, item) if placeholder else item)
+        for name, item in tokenizers.items()
     }
 
     def count(caption: str) -> tuple[int, int]:

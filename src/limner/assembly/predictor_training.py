@@ -10,6 +10,7 @@ from torch import nn
 from limner.assembly.assemble import ModelSpec
 from limner.hyper.train import MODEL, Experts, Learning, bound_layers, predicting
 from limner.models.family import Family
+from limner.models.placeholder import WithoutNewWords
 from limner.models.source import Source
 from limner.nn import arch
 from limner.nn.layers import per_sample
@@ -19,7 +20,7 @@ from limner.recipe.train import Lora, Train
 
 
 @dataclass(frozen=True)
-class PredictorTraining:
+class PredictorTraining(WithoutNewWords):
     """A predictor (``hyper.predictor``), in fp32; the base is frozen, and may be quantized and streamed."""
 
     lora: Lora
@@ -56,6 +57,10 @@ class PredictorTraining:
         """The predictor as a whole."""
         del family, source
         return {MODEL: 0}
+
+    def still_layers(self, family: Family, source: Source) -> dict[str, int]:
+        """The same: no word is new."""
+        return self.first_layers(family, source)
 
     def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """fp32: its weights are the masters."""

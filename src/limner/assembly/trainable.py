@@ -6,26 +6,31 @@ A further kind is one class with the methods of ``assembly.assemble.Trainable``,
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
 
 import torch
 from torch import nn
 
-from limner.assembly.assemble import ModelSpec, Trainable
+from limner.assembly.assemble import Assembled, ModelSpec, Trainable
+from limner.assembly.inversion import RATE, TextualInversion
 from limner.assembly.predictor_training import PredictorTraining
 from limner.errors import BadRecipe
 from limner.models.family import Family
+from limner.models.placeholder import WithoutNewWords
 from limner.models.source import Source
 from limner.nn import arch
 from limner.nn.layers import lora
 from limner.nn.layers.kinds import kind_of
 from limner.nn.rng import Places, seed_of
 from limner.recipe.fields import PatternTable
+from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.recipe.train import Lora, Train
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(WithoutNewWords):
     """Adapters on the denoiser and on text encoders, of the kind that ``nn.layers.kinds`` has."""
 
     config: Lora = field(default_factory=Lora)
@@ -58,6 +63,10 @@ class LoRA:
                 )
             trained[name] = 0 if last is None else layers - last
         return trained
+
+    def still_layers(self, family: Family, source: Source) -> dict[str, int]:
+        """The same: no word is new."""
+        return self.first_layers(family, source)
 
     def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """That of the run: the adapters are fp32 masters beside it."""
@@ -137,7 +146,7 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class FullFineTune:
+class FullFineTune(WithoutNewWords):
     """Every weight of the denoiser, in fp32 masters."""
 
     method: str = field(default="full", init=False)
@@ -153,6 +162,10 @@ class FullFineTune:
         """The denoiser as a whole."""
         del source
         return {family.denoiser: 0}
+
+    def still_layers(self, family: Family, source: Source) -> dict[str, int]:
+        """The same: no word is new."""
+        return self.first_layers(family, source)
 
     def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """fp32: in half precision small steps are lost in rounding."""
@@ -195,9 +208,53 @@ class FullFineTune:
 
 
 def trainable_of(recipe: Recipe) -> Trainable:
-    """What a recipe trains."""
+    """What a recipe trains.
+
+    Raises:
+        BadRecipe: A word is to be learned, and it is not said which.
+    """
     if recipe.train.method == "full":
         return FullFineTune()
     if recipe.train.method == "instant":
         return PredictorTraining(recipe.lora, recipe.instant, recipe.seed)
-    return LoRA(recipe.lora, recipe.seed)
+    lora = LoRA(recipe.lora, recipe.seed)
+    return _inversion(recipe, lora) if recipe.train.method == "inversion" else lora
+
+
+def _inversion(recipe: Recipe, lora: LoRA) -> TextualInversion:
+    settings, train = recipe.inversion, recipe.train
+    if not recipe.data.triggers:
+        raise BadRecipe(
+            'train.method is "inversion", and data.trigger, the word that is learned, is empty. Set it, such '
+            'as data.trigger = "<mimo>".'
+        )
+    finds_rate = optimizer_of(train.optimizer).finds_rate
+    return TextualInversion(
+        settings,
+        recipe.data.triggers[0],
+        rate=train.learning_rate if finds_rate else settings.rate or RATE,
+        until=ceil(settings.until * train.steps) if settings.until < 1 else None,
+        seed=recipe.seed,
+        lora=lora if settings.with_lora else None,
+        lora_rate=lora.learning_rate(train, text_encoder=True),
+    )
+
+
+def require_layers(spec: ModelSpec, meta: Assembled) -> None:
+    """Raise ``BadRecipe`` unless a base's denoiser has all the layers of another that are trained.
+
+    Args:
+        spec: The base that samples are generated on.
+        meta: The models of the run without weights, adapters attached.
+    """
+    modules = dict(spec.skeleton(spec.family.denoiser).named_modules())
+    for name, adapter in lora.attached(meta.denoiser).items():
+        shape = tuple(adapter.weight.shape)
+        weight: Any = getattr(modules.get(name), "weight", None)
+        if weight is None or tuple(weight.shape) != shape:
+            size = "none" if weight is None else " x ".join(map(str, weight.shape))
+            raise BadRecipe(
+                f"sample.base: {spec.source.name} is of another architecture than "
+                f"{meta.spec.source.name}: {name} is {' x '.join(map(str, shape))} here and {size} there. "
+                'Name another, or set sample.base = "own".'
+            )

@@ -72,7 +72,7 @@ def init(
 
 
 def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
-    from limner.models.presets import choices, preset, preset_name
+    from limner.models.presets import choices, preset, preset_name, ways
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
@@ -80,9 +80,7 @@ def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
         return request_for(images, overrides, home_of(images) or RUNS / folder_name(images))
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     family, count = preset_name(base), 10
-    train = Recipe().train
-    ways = (overrides.get(f"train.{key}", getattr(train, key)) for key in ("method", "objective"))
-    start = (concept, family, count, *ways)
+    start = (concept, family, count, *ways(overrides))
     sources = {path: choice.source for path, choice in choices(*start).items() if path not in overrides}
     return RunRequest(change(preset(*start), {"base": base, **overrides}), RUNS, sources)
 
@@ -126,8 +124,9 @@ def train(
         summary = api.train(request.recipe, out=request.out, on_event=reporter.on_event)
     loss = "" if math.isnan(summary.loss) else f", loss {summary.loss:.4f}"
     validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
+    paths = {"LoRA:   ": summary.lora, "Word:   ": summary.embedding, "Model:  ": summary.model}
     lines = [
-        f"LoRA:    {summary.lora}" if summary.lora else f"Model:   {summary.model}",
+        *(f"{label} {path}" for label, path in paths.items() if path),
         f"Report:  {summary.report}",
         f"Trained: {summary.steps} steps in {summary.seconds:.0f} s{loss}{validation}",
     ]

@@ -211,6 +211,13 @@ SAMPLING = (
         metavar="FILE[:STRENGTH]",
     ),
     Option(
+        "--embedding",
+        "embeddings",
+        list[Path],
+        "Textual inversion (file or run) whose word prompts may hold; may be repeated.",
+        metavar="FILE",
+    ),
+    Option(
         "--lora-on",
         "lora_on",
         str,

@@ -1,7 +1,8 @@
 """The verb ``generate``: pictures from exported files, loaded exactly as other tools will load them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from PIL import Image
 
 from limner.assembly.base import few_steps, sample_base_of, shape_at
 from limner.assembly.resolve import resolve_base
-from limner.assembly.trainable import trainable_of
 from limner.data.views import buckets, closest
-from limner.errors import BadLora, BadUsage
+from limner.errors import BadUsage
 from limner.generation.branches import (
     NEGATIVE_LORA,
     as_asked,
@@ -23,34 +23,24 @@ from limner.generation.branches import (
 )
 from limner.generation.controls import prompt_kwargs, require_controls, shown_images
 from limner.generation.grid import Cell, write_grid
-from limner.generation.image_files import ImageRecord, UsedLora, write_image
+from limner.generation.image_files import ImageRecord, UsedLora, UsedWord, write_image
 from limner.generation.pipeline import pipeline, refusing
 from limner.generation.settings import GenerationRequest, Settings
+from limner.generation.trained import Trained, lora_of, trained_of
+from limner.generation.words import embedding_file, require_words, with_words, words_of
 from limner.lora import file
+from limner.lora.embeddings import Embedding
 from limner.lora.file import LoraFile
 from limner.lora.metadata import without_path
 from limner.models.family import Family, SamplingParams
 from limner.models.sampling import overrides_from_metadata
 from limner.models.source import Source
-from limner.recipe import toml
 from limner.recipe.prompt_file import PromptLine
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
-from limner.run_folder import RunDir, run_of
 
 BATCH_PIXELS = 512 * 512
 """Of pictures that are computed at once: a batch takes no more memory than one picture of most bases."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a run or a file brings."""
-
-    lora: Path | None
-    """None where a whole base was trained."""
-    base: str
-    """The base that it is for, or that it is."""
-    components_from: str
 
 
 def generate(request: GenerationRequest, reporter: Reporter) -> list[Path]:
@@ -101,7 +91,7 @@ class ImageSampler:
     ) -> None:
         """See the class."""
         self.settings, self._on_step = request.settings, on_step
-        trained = [_trained(target, request.base, request.components_from) for target in request.targets]
+        trained = [trained_of(target, request.base, request.components_from) for target in request.targets]
         if not trained:
             trained = [Trained(None, request.base or "", request.components_from)]
         elif trained[0].lora is None:
@@ -112,9 +102,11 @@ class ImageSampler:
             self.settings = replace(self.settings, steps=few_steps(base, self.settings.steps)[0])
         resolved = resolve_base(Recipe(base=base, components_from=components_from), reporter.line)
         self.source, self.family = resolved.source, resolved.family
-        self._targets = [item.lora for item in trained]
-        self._further_loras = {_lora_of(path): strength for path, strength in request.loras.items()}
-        paths = dict.fromkeys(path for path in (*self._targets, *self._further_loras) if path)
+        self._targets = [item.main for item in trained]
+        self._further_loras = {lora_of(path): strength for path, strength in request.loras.items()}
+        loras = [item.lora for item in trained if item.lora]
+        paths = dict.fromkeys([*loras, *self._further_loras])
+        self._read_words(trained, request)
         contents = {path: file.read(path) for path in paths}
         for path, content in contents.items() if request.sample_base else ():
             if content.family not in (None, self.family.name):
@@ -122,17 +114,31 @@ class ImageSampler:
                     f"--on is {request.sample_base}, of the family {self.family.name}, and {path.name} is of "
                     f"{content.family}. Name a base of that family."
                 )
-        if path := self._targets[0]:
+        if path := trained[0].lora:
             self.settings = as_asked(self.settings, path, contents[path].metadata, reporter)
         for line in request.prompts:
             _require_possible(self.family, self.source, _overlaid(self.settings, line))
         self._used = {path: _used(path, content.metadata) for path, content in contents.items()}
         self._names = {path: f"lora-{number}" for number, path in enumerate(paths)}
         overrides = _sampler_overrides(self.family, self.source, contents, reporter)
-        loras = {name: path for path, name in self._names.items()}
+        files = {name: path for path, name in self._names.items()}
         if path := self.settings.negative_lora:
-            loras[NEGATIVE_LORA] = path
-        self.pipe = open_pipeline(self.family, self.source, loras, overrides)
+            files[NEGATIVE_LORA] = path
+        self.pipe = open_pipeline(self.family, self.source, files, overrides)
+
+    def _read_words(self, trained: Sequence[Trained], request: GenerationRequest) -> None:
+        """Token vectors: of each target its own, of all those of ``--embedding`` and of further LoRAs."""
+        files = [embedding_file(path) for path in request.embeddings]
+        further_words = [words_of(path) for path in (*files, *self._further_loras)]
+        self._words = {
+            item.main: [
+                *(words_of(item.embedding or item.main) if item.main else ()),
+                *(word for words in further_words for word in words),
+            ]
+            for item in trained
+        }
+        for words in self._words.values():
+            require_words(self.family, words)
 
     def cells(self, line: PromptLine) -> list[Cell]:
         """What its pictures differ in, steps outermost, seeds innermost."""
@@ -140,9 +146,15 @@ class ImageSampler:
 
     def _jobs(self, settings: Settings) -> list[tuple[Path | None, Cell]]:
         return [
-            (target, Cell(self._used[target].trained_steps if target else None, strength, seed))
+            (target, Cell(self._steps(target), strength, seed))
             for target, strength, seed in product(self._targets, settings.strengths, settings.seeds)
         ]
+
+    def _steps(self, target: Path | None) -> int | None:
+        """How many steps what a target holds was trained for; None where that is not known."""
+        if target is None or target in self._used:
+            return self._used[target].trained_steps if target else None
+        return next((word.trained_steps for word in self._words[target]), None)
 
     def images(self, line: PromptLine) -> Iterator[tuple[Cell, Image.Image, ImageRecord]]:
         """A picture for each of the cells."""
@@ -175,18 +187,21 @@ class ImageSampler:
         control_kwargs = self.family.control_kwargs(params)
         if settings.negative_prompt:
             options["negative_prompt"] = settings.negative_prompt
-        strengths = ({target: strength} if target else {}) | self._further_loras
+        strengths = ({target: strength} if target in self._names else {}) | self._further_loras
         positive = {self._names[path]: scale for path, scale in strengths.items()}
         negative = negative_scales(settings, positive, strength)
-        kwargs = self._prompt_kwargs([prompt for prompt, _ in jobs], options, settings)
-        if self._on_step is not None:
-            kwargs["callback_on_step_end"] = self._stepped
         generators = [torch.Generator().manual_seed(seed) for _, seed in jobs]
-        with refusing(self.source), with_adapters(self.pipe, self.family, positive, negative):
+        words = self._words[target]
+        with with_words(self.pipe, self.family, words), ExitStack() as stack:
+            kwargs = self._prompt_kwargs([prompt for prompt, _ in jobs], options, settings)
+            if self._on_step is not None:
+                kwargs["callback_on_step_end"] = self._stepped
+            stack.enter_context(refusing(self.source))
+            stack.enter_context(with_adapters(self.pipe, self.family, positive, negative))
             images = self.pipe(**kwargs, **control_kwargs, generator=generators).images
         used = [replace(self._used[path], strength=scale) for path, scale in strengths.items()]
         return [
-            (image, self._record(prompt, seed, image, options, used))
+            (image, replace(self._record(prompt, seed, image, options, used), words=_used_words(words)))
             for (prompt, seed), image in zip(jobs, images, strict=True)
         ]
 
@@ -273,6 +288,10 @@ def _params(family: Family, source: Source, settings: Settings) -> SamplingParam
     )
 
 
+def _used_words(words: Sequence[Embedding]) -> tuple[UsedWord, ...]:
+    return tuple(UsedWord(word.word, word.sha256, word.trained_steps) for word in words)
+
+
 def _used(path: Path, metadata: Mapping[str, str]) -> UsedLora:
     """How the metadata of images name a LoRA."""
     name, steps = metadata.get("ss_output_name", ""), metadata.get("ss_steps", "")
@@ -306,56 +325,3 @@ def _sampler_overrides(
             f"{path.name} was trained for another sampler than {next(iter(overrides_by_path)).name}."
         )
     return overrides
-
-
-def _trained(target: Path, base: str | None, parts: str) -> Trained:
-    """The LoRA, if it is one, and the base that it is for, or that it is."""
-    if target.is_dir():
-        run, recipe = RunDir(target), _recipe_of(target)
-        if trainable_of(recipe).freezes_base:
-            lora = _lora_of(target)
-            return Trained(lora, base or recipe.base, parts or ("" if base else recipe.components_from))
-        _require_finished(run, run.model_path)
-        if base:
-            raise BadUsage(
-                f"{target} trained a whole base, {run.model_path}; --base cannot be another. Remove it."
-            )
-        return Trained(None, str(run.model_path), "")
-    lora = _lora_of(target)
-    if (run := run_of(target)) and not base:  # its recipe says where the base is, the file only its name
-        recipe = toml.load(run.recipe_path)
-        return Trained(lora, recipe.base, parts or recipe.components_from)
-    base_name = base or file.read(lora).metadata.get("ss_sd_model_name", "")
-    if not base_name:
-        raise BadLora(f"{target} does not say which base it was trained on. Name it with --base.")
-    return Trained(lora, base_name, parts)
-
-
-def _lora_of(target: Path) -> Path:
-    """The LoRA file of a run, or the file itself."""
-    if target.is_dir():
-        run = RunDir(target)
-        if not trainable_of(_recipe_of(target)).freezes_base:
-            raise BadUsage(
-                f"{target} trained a whole base and holds no LoRA. Name a run or a file of a LoRA."
-            )
-        if run.predictor_path.exists() and not run.lora_path.exists():
-            raise BadUsage(
-                f"{target} trained a predictor, which makes a LoRA of images: limner instant IMAGES "
-                f"--predictor {run.predictor_path}"
-            )
-        _require_finished(run, run.lora_path)
-        return run.lora_path
-    if not target.exists():
-        raise BadUsage(f"{target} does not exist. Give a run folder or a LoRA file.")
-    return target
-
-
-def _recipe_of(folder: Path) -> Recipe:
-    run = RunDir(folder)
-    return toml.load(run.recipe_path) if run.recipe_path.exists() else Recipe()
-
-
-def _require_finished(run: RunDir, path: Path) -> None:
-    if not path.exists():
-        raise BadUsage(f"{run.path} has no {path.name} yet. Finish it with: limner train {run.path}")

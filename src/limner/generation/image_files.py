@@ -47,6 +47,16 @@ class UsedLora:
     trained_steps: int | None = None
 
 
+@dataclass(frozen=True)
+class UsedWord:
+    """A textual inversion that an image was made with."""
+
+    word: str
+    sha256: str
+    """Of its vectors, in hex."""
+    trained_steps: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
     """All that an image was made from."""
@@ -72,6 +82,8 @@ class ImageRecord:
     """Branches of guidance that they are on: "both" or "positive"."""
     negative_lora: str | None = None
     """The one that is on the negative branch in their place, by its file."""
+    words: tuple[UsedWord, ...] = ()
+    """Textual inversions."""
 
     @property
     def stem(self) -> str:
@@ -81,6 +93,8 @@ class ImageRecord:
             main = self.loras[0]
             parts += [] if main.trained_steps is None else [f"step{main.trained_steps}"]
             parts.append(f"strength{main.strength:g}")
+        elif self.words and self.words[0].trained_steps is not None:
+            parts.append(f"step{self.words[0].trained_steps}")
         return "-".join([*parts, f"seed{self.seed}"])
 
     def parameters(self) -> str:
@@ -97,6 +111,9 @@ class ImageRecord:
         if self.loras:
             hashes = (f"{_tag(lora.name)}: {lora.sha256[:HASH_DIGITS]}" for lora in self.loras)
             settings["Lora hashes"] = ", ".join(hashes)
+        if self.words:
+            hashes = (f"{word.word}: {word.sha256[:HASH_DIGITS]}" for word in self.words)
+            settings["TI hashes"] = ", ".join(hashes)
         settings["Version"] = f"Limner {version('limner')}"
         lines = [" ".join([self.prompt, *tags])]
         lines += [f"Negative prompt: {self.negative_prompt}"] if self.negative_prompt else []

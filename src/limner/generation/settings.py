@@ -84,7 +84,7 @@ class Settings:
         }
         for words, is_set in options.items():
             if is_set:
-                raise BadUsage(f"{words}, and {target} has no LoRA: it is whole. Remove it.")
+                raise BadUsage(f"{words}, and {target} has no LoRA. Remove it.")
 
     def following(self, hints: SamplingHints, folder: Path) -> "Settings":
         """With what a LoRA in ``folder`` asks for, where the person has not decided otherwise."""
@@ -113,6 +113,8 @@ class GenerationRequest:
     """Another base to sample on, with its few steps: "twin" or a name; "" for ``base``."""
     loras: Mapping[Path, float] = field(default_factory=dict)
     """Further LoRAs, runs or files, and their strengths."""
+    embeddings: tuple[Path, ...] = ()
+    """Files of textual inversions, or runs, whose words prompts may hold."""
     settings: Settings = Settings()
 
     def __post_init__(self) -> None:

@@ -9,15 +9,17 @@ import torch
 from limner.errors import BadLora, BadUsage
 from limner.files import write_json
 from limner.judging.request import lora_run
-from limner.lora import file
+from limner.lora import embeddings, file
 from limner.lora.adapters import Dora, Loha, Lokr, LokrRows, WeightDelta
 from limner.lora.factors import Factors
 from limner.lora.operations import STALE
 from limner.lora.saving import save
 from limner.lora.tools import DIFFUSERS, tool_named
+from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir, step_of
 from limner.training.export import CHOSEN_OF, CHOSEN_STRENGTH, exported_steps, main_tool
+from limner.training.export_embedding import write_embedding
 
 BY_JUDGE = "recommended"
 
@@ -66,8 +68,16 @@ def choose(target: Path, step: int | str, strength: float | None, reporter: Repo
         for path, tool in files.items():
             error = save(path, components, header, torch.float32, tool, family)
             reporter.line(f"LoRA: {path.name} of step {number} at {strength:g}, read back within {error:.1e}")
+        _choose_words(run, recipe, number, last)
         _note(run, number, strength)
     return list(files)
+
+
+def _choose_words(run: RunDir, recipe: Recipe, step: int, last: int) -> None:
+    """Take the token vectors of the same step, where there are some."""
+    if recipe.trains_words:
+        embedding = embeddings.read(run.step_embedding_path(step))
+        write_embedding(run, replace(embedding, metadata={**embedding.metadata, CHOSEN_OF: str(last)}))
 
 
 def scaled(adapter: Mapping[str, WeightDelta], strength: float) -> dict[str, WeightDelta]:

@@ -12,12 +12,13 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from limner.errors import BadLora
-from limner.lora import diffusers_loader, file
+from limner.lora import diffusers_loader, embeddings, file
 from limner.lora.adapters import kind
 from limner.lora.file import require_equal
-from limner.lora.metadata import triggers
+from limner.lora.metadata import triggers as metadata_triggers
 from limner.lora.tools import DIFFUSERS, TOOLS, decode_as
 from limner.models.registry import family_keys
+from limner.reporter import counted
 
 SHOWN = 300
 """Characters of a text by a stranger that are shown."""
@@ -84,6 +85,8 @@ def inspect(path: Path, family: str | None = None) -> LoraInfo:
         BadLora: The file is not safe or not understood.
     """
     path = file.weights_file(path)
+    if embeddings.is_embedding(path):
+        return _of_words(path, family)
     lora = file.read(path, family)
     return LoraInfo(
         path=path,
@@ -92,12 +95,39 @@ def inspect(path: Path, family: str | None = None) -> LoraInfo:
         family=lora.family,
         form=lora.form,
         title=printable(lora.metadata.get("modelspec.title", "") or lora.metadata.get("ss_output_name", "")),
-        triggers=tuple(map(printable, triggers(lora.metadata))),
+        triggers=tuple(map(printable, metadata_triggers(lora.metadata))),
         training=_training(lora.metadata),
         components=tuple(_component(name, adapter) for name, adapter in lora.components.items()),
         loads=_loads(path, lora),
         thumbnail=thumbnail(lora.metadata.get(THUMBNAIL, "")),
         problems=(*lora.notes, *lora.repairs, *lora.unread),
+    )
+
+
+def _of_words(path: Path, family: str | None) -> LoraInfo:
+    """A textual inversion: which word, how many vectors, for which encoders."""
+    embedding = embeddings.read(path)
+    shapes = ", ".join(f"{key} {' x '.join(map(str, each.shape))}" for key, each in embedding.vectors.items())
+    words = metadata_triggers(embedding.metadata) or (embedding.word,)
+    count = counted(embedding.count, "vector")
+    able = embeddings.families_of(embedding)
+    return LoraInfo(
+        path=path,
+        bytes=path.stat().st_size,
+        dtype="float32",
+        family=family or (able[0] if len(able) == 1 else None),
+        form=f"textual inversion, {count} of {printable(embedding.word)!r} ({shapes})",
+        title=printable(embedding.metadata.get("modelspec.title", "")),
+        triggers=tuple(map(printable, words)),
+        training=_training(embedding.metadata),
+        components=(),
+        loads={
+            "diffusers": "yes, by load_textual_inversion, once for each encoder",
+            "kohya": "yes (A1111, Forge), as the word that the file is named after",
+            "comfyui": "yes, as embedding:NAME of the file",
+        },
+        thumbnail=thumbnail(embedding.metadata.get(THUMBNAIL, "")),
+        problems=(),
     )
 
 

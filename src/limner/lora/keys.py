@@ -38,7 +38,7 @@ UNREAD_KINDS = (
     (r"\.(w_norm|b_norm)$", "normalisation layers (w_norm, b_norm)"),
     (r"(norm\w*|_norm)\.(scale|weight|bias)$", "normalisation layers"),
     (r"\.bias$", "biases"),
-    (r"^bundle_emb\.", "bundled embeddings (textual inversions)"),
+    (r"^bundle_emb\.", "bundled embeddings (a textual inversion, which limner generate loads)"),
 )
 """What may stand beside factors and is not read: they are, and this is named."""
 
@@ -54,7 +54,7 @@ UNREADABLE = (
     (r"^lora_controlnet$", "marks a control LoRA of Stability AI"),
     (
         r"^(\*|emb_params|clip_[lg]|t5|string_to_param\w*)$",
-        "is a textual inversion, an embedding and no LoRA",
+        "is a textual inversion, an embedding and no LoRA; limner generate loads it with --embedding",
     ),
 )
 """Kinds that no reader here knows."""

@@ -151,6 +151,9 @@ class FamilyFacts:
     """Whether its activations stay below 65504, so that it computes in fp16, but for VAE and T5's wo."""
     controls: tuple[int, int] = (0, 0)
     """How many control images it needs and how many it was made for: more than none of an edit model."""
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+    """Text encoder -> what files of a textual inversion call its vectors; of families that tools know any of.
+    "" where a file holds one encoder's, under any name."""
     keys_of: str = ""
     """Another family whose denoiser this is, so that names of modules and LoRA files are the same."""
     also_named: tuple[str, ...] = ()

@@ -1,8 +1,9 @@
 """Where a recipe starts: values by concept, family and number of images, each with its source."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from limner.errors import BadBase, BadRecipe
 from limner.models.facts import PresetValue
@@ -73,7 +74,8 @@ def preset(
         concept: "subject", "face", "object", "style" or "concept", such as a pose or a garment.
         family: Of a base, as :func:`preset_name` tells it; "" for values that no family has changed.
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
-        method: "lora", or "full" for all weights of the denoiser.
+        method: "lora", "full" for all weights of the denoiser, "inversion" for token vectors, or "pivotal"
+            for both them and a LoRA.
         objective: "denoise"; "distill", which draws no noise and drops no caption; "slider": drops none.
 
     Raises:
@@ -83,7 +85,8 @@ def preset(
     values = {
         path: choice.value for path, choice in choices(concept, family, images, method, objective).items()
     }
-    values |= {"train.method": method, "train.objective": objective}
+    pivotal = {"inversion.with_lora": True} if method == "pivotal" else {}
+    values |= {"train.method": "inversion" if pivotal else method, "train.objective": objective, **pivotal}
     return change(Recipe(), {"base": base, "concept_type": concept, **values})
 
 
@@ -119,7 +122,25 @@ def choices(
         values.pop("data.caption_dropout", None)
     if method == "instant":
         return _predictor(values)
+    if method == "inversion":
+        values = {path: choice for path, choice in values.items() if not _of_a_lora(path)}
     return _full(values) if method == "full" else values
+
+
+def ways(overrides: Mapping[str, Any]) -> tuple[str, str]:
+    """The method and the objective of a preset, by values of a recipe that a person has set."""
+    train = Recipe().train
+    method, objective = (
+        overrides.get(f"train.{key}", getattr(train, key)) for key in ("method", "objective")
+    )
+    if method == "inversion" and overrides.get("inversion.with_lora"):
+        method = "pivotal"
+    return method, objective
+
+
+def _of_a_lora(path: str) -> bool:
+    """Whether a key means nothing to token vectors: an empty caption teaches them nothing."""
+    return path.startswith("lora.") or path == "data.caption_dropout"
 
 
 def preset_name(base: str) -> str:

@@ -180,6 +180,7 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
         yield "no block swap"
     if plan.precompute_modulation:
         yield "precomputed modulations: once per step, their weights in CPU RAM"
+    yield from _words(result)
     images = sum(result.request.batches)
     if images > 1:
         steps = accumulation_of(plan, result.request.batches)
@@ -189,6 +190,23 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
         seconds = compile_seconds(result.profile, plan)
         yield f"torch.compile of the blocks: about {duration(seconds)} once"
     yield from (words for field, words in PLACEMENT.items() if getattr(plan, field))
+
+
+def _words(result: PlanResult) -> Iterator[str]:
+    """What it costs that token vectors are trained, if any are: by the traced work of their encoders."""
+    if result.recipe.train.method != "inversion":
+        return
+    profile = result.profile
+    stages = [stage for stage in profile.stages if stage.resident]
+    parts = [*profile.blocks, profile.rest]
+    whole = sum(part.forward.gemm.at(1) + part.backward.gemm.at(1) for part in parts)
+    share = 2 * sum(stage.work.gemm.at(1) for stage in stages) / whole if whole else 0.0  # frozen: no third
+    names = " and ".join(stage.name.partition(" ")[0] for stage in stages)
+    size = label(sum(stage.weights for stage in stages))
+    yield (
+        f"textual inversion: {names} ({size}) stay in memory and run forward and back for captions with the "
+        f"word, {share:.0%} of a step's arithmetic; other captions stay cached"
+    )
 
 
 def _precision(result: PlanResult, plan: Plan) -> str:

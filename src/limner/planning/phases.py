@@ -77,7 +77,7 @@ def outside(
     of_caption, stages, entry = {"caption"}, [], 0
     base = _Base(spec, size, machine)
     cut = spec.cut
-    for unit in cut.frozen:
+    for unit in spec.still_cut.frozen:  # captions without a new word, if there is one: more than of others
         caption = set(unit.reads) <= of_caption
         if caption:
             of_caption |= set(unit.writes)
@@ -161,6 +161,7 @@ class _Base:
             activations=cost.activations,
             work=cost.work,
             times=times,
+            resident=resident,
             copy_bytes=sum(bytes_of(net.parameters()) for name, net in parts.items() if self.cast(name)),
             tiled_activations=_in_tiles(vae, self.size, cost.activations),
         )

@@ -322,6 +322,7 @@ def request_of(
     prior = (recipe.prior.batch,) if recipe.prior.wanted else ()
     trained, is_slider = TRAINED[recipe.train.method], recipe.train.objective == "slider"
     states: tuple[OptimizerState, ...] = trained.optimizer_states
+    learns_word = recipe.train.method == "inversion"
     if recipe.train.optimizer_args:  # another class may not take them
         states = tuple(state for state in states if state != "8bit")
     return PlanRequest(
@@ -340,7 +341,7 @@ def request_of(
         sampling=recipe.sample.every != -1,
         image_pixels=max((width * height for width, height in sizes), default=PHOTO),
         exclusions=frozenset(
-            {"precompute_modulation"} if recipe.lora.text_encoders else ()
+            {"precompute_modulation"} if recipe.lora.text_encoders or learns_word else ()
         ),  # modulations read what they give
     )
 

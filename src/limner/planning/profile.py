@@ -97,6 +97,8 @@ class Stage:
     copy_bytes: int = 0
     """Bytes of host memory that its weights take on their way to the device: those whose files are of another
     precision. Others are mapped."""
+    resident: bool = False
+    """Whether its models take part in training, too."""
     tiled_activations: int | None = None
     """The same as ``activations`` when images are cut into tiles; ``None`` where that is not possible."""
 

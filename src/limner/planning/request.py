@@ -5,6 +5,7 @@ from typing import Any
 
 from limner.assembly.base import ResolvedBase, sample_settings
 from limner.nn.memory.plan import Products
+from limner.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ProfileRequest:
             **({} if recipe.sample.base == "own" else {"sample_base": sample_settings(recipe)}),
             **({"controls": self.base.controls} if self.base.controls else {}),
             **({"sampled": self.base.resolution} if len(self.base.sizes.resolutions) > 1 else {}),
+            **({"inversion": _vectors(recipe)} if recipe.train.method == "inversion" else {}),
             "size": self.size,
             "compute": self.base.compute,
             "kind": self.base.kind,
@@ -43,3 +45,9 @@ class ProfileRequest:
             "objective": {**asdict(self.base.objective), "mask_floor": masked},
             "sample": [recipe.sample.width, recipe.sample.height, recipe.sample_guidance],
         }
+
+
+def _vectors(recipe: Recipe) -> list[Any]:
+    """What of a textual inversion decides how much is trained, and where."""
+    table = recipe.inversion
+    return [table.tokens, table.encoders, table.with_lora]

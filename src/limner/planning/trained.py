@@ -46,5 +46,5 @@ WHOLE_MODEL = TrainedKind(
     label="full fine-tune: weights fp32",
 )
 """Every weight of the denoiser, in fp32 masters."""
-TRAINED = {"lora": ADAPTERS, "instant": ADAPTERS, "full": WHOLE_MODEL}
+TRAINED = {"lora": ADAPTERS, "instant": ADAPTERS, "inversion": ADAPTERS, "full": WHOLE_MODEL}
 """``train.method`` -> what a plan is made for. A predictor leaves the base's weights as adapters do."""

@@ -162,6 +162,11 @@ def _run_files(run: RunDir, recipe: Recipe) -> dict[str, Path]:
             f"{run.path} trained a whole base and no LoRA. Make one of it: limner lora extract BASE "
             f"{run.model_path} --out lora.safetensors"
         )
+    if recipe.trains_words:
+        raise BadUsage(
+            f"{run.path} trained token vectors, of which no model card is made. Upload the file yourself: "
+            f"hf upload OWNER/NAME {run.embedding_path}"
+        )
     paths = {DIFFUSERS.name: run.lora_path}
     paths |= {tool: run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name}
     missing = [path.name for path in paths.values() if not path.is_file()]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
-from limner.recipe import contradictions, objectives
+from limner.recipe import contradictions, inversion, objectives
 from limner.recipe.fields import (
     ConceptType,
     Names,
@@ -23,7 +23,7 @@ from limner.recipe.fields import (
     TriggerField,
 )
 from limner.recipe.instant import Instant
-from limner.recipe.train import Distill, Lora, Prior, Slider, Train
+from limner.recipe.train import Distill, Inversion, Lora, Prior, Slider, Train
 
 
 class DataSet(Section):
@@ -265,6 +265,7 @@ class Recipe(Section):
     data: Data = Field(default_factory=Data)
     lora: Lora = Field(default_factory=Lora)
     train: Train = Field(default_factory=Train)
+    inversion: Inversion = Field(default_factory=Inversion)
     prior: Prior = Field(default_factory=Prior)
     distill: Distill = Field(default_factory=Distill)
     slider: Slider = Field(default_factory=Slider)
@@ -280,6 +281,11 @@ class Recipe(Section):
         return self.distill.steps if self.train.objective == "distill" else 0
 
     @property
+    def trains_words(self) -> bool:
+        """Whether vectors of a new word are trained."""
+        return self.train.method == "inversion"
+
+    @property
     def sample_steps(self) -> int:
         """Inference steps of samples: of a distilled LoRA those that it is made for."""
         return self.distill_steps or self.sample.steps
@@ -293,6 +299,7 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         contradictions.refuse_method(self)
         contradictions.refuse_instant(self)
+        inversion.refuse_inversion(self)
         contradictions.refuse_adapter(self)
         objectives.refuse_distillation(self)
         objectives.refuse_slider(self)

@@ -18,7 +18,7 @@ ALIASES: Mapping[str, str] = {
     "name": "output_name tracker_run_name job_name run_name",
     "data.images": """instance_data_dir train_data_dir image_dir folder_path image_directory
         dataset_path images""",
-    "data.trigger": "trigger_word token_abstraction",
+    "data.trigger": "trigger_word token_abstraction placeholder_token token_string placeholder",
     "data.default_caption": "instance_prompt class_tokens",
     "data.flip": "random_flip flip_aug flip_x",
     "data.caption_dropout": "caption_dropout_rate caption_dropout_probability proportion_empty_prompts",
@@ -35,6 +35,10 @@ ALIASES: Mapping[str, str] = {
     "lora.dropout": "network_dropout lora_dropout dropout_probability",
     "lora.targets": "target_modules lora_layers",
     "train.method": "training_method",
+    "inversion.tokens": "num_vectors num_vectors_per_token num_new_tokens_per_abstraction token_count",
+    "inversion.init": "initializer_token init_word initializer_concept initial_embedding_text",
+    "inversion.with_lora": "train_text_encoder_ti",
+    "inversion.until": "train_text_encoder_ti_frac",
     "train.steps": "max_train_steps max_steps steps",
     "train.batch": "train_batch_size batch_size per_device_train_batch_size batch",
     "train.learning_rate": "lr unet_lr",
@@ -75,7 +79,7 @@ ALIASES: Mapping[str, str] = {
     "sample.steps": "sample_steps validation_num_inference_steps num_inference_steps",
     "sample.guidance": "validation_guidance sample.guidance_scale",
     "sample.seed": "validation_seed",
-    "train.init": "network_weights init_lora pretrained_lora_path",
+    "train.init": "init network_weights init_lora pretrained_lora_path",
     "train.adapter": "assistant_lora_path preset_lora_path",
     "slider.neutral": "slider.target_class slider.target",
     "slider.positive": "slider.positive_prompt",
@@ -193,7 +197,7 @@ SYNONYMS: Mapping[str, str] = {
     "center_crop": "random_crop crop_style",
     "minimum_image_size": "min_image_size",
     "validation_split": "validation_split_num",
-    "train_text_encoder": "text_encoder_train network_train_text_encoder_only train_text_encoder_ti",
+    "train_text_encoder": "text_encoder_train network_train_text_encoder_only",
     "content_or_style": "weighting",
     "vae": "vae_path ae clip_l clip_g t5xxl pretrained_vae_model_name_or_path vae_name_or_path text_encoder",
     "datasets": "dataset_config data_backend_config dataset_name concept_file_name dataset train_data",
@@ -211,19 +215,18 @@ SYNONYMS: Mapping[str, str] = {
 
 ABSENT = """
     adam_epsilon adam_weight_decay_text_encoder adaptive_noise_scale alpha_pattern bias
-    bypass_guidance_embedding caption_dropout_every_n_epochs caption_tag_dropout_rate clip_skip
-    color_aug conv_alpha dataloader_num_workers debiased_estimation_loss
-    disable_benchmark face_crop_aug_range freeze_encoder init_lora_weights input_perturbation ip_noise_gamma
-    keep_tokens layers_pattern layers_to_transform logging_steps logit_mean logit_std lora_type
-    loss_weight_fn lr_end max_data_loader_n_workers max_sequence_length max_token_length mode_scale
-    model_prediction_type module_dropout modules_to_save
-    multires_noise_discount multires_noise_iterations network_module network_train_unet_only
-    noise_scheduler num_new_tokens_per_abstraction performance_log_every
-    persistent_data_loader_workers perturbation_noise_weight prior_generation_precision prodigy_beta3
-    prodigy_decouple prodigy_safeguard_warmup prodigy_use_bias_correction rank_dropout
-    revision sample_batch_size sample_sampler sampler scale_lr scale_v_pred_loss_like_noise_pred
-    scale_weight_norms shuffle_caption shuffle_tokens sigmoid_scale t5xxl_max_token_length task_type
-    token_warmup_step train_unet training_comment unet_lr_block variant walk_seed weighted_captions
+    bypass_guidance_embedding caption_dropout_every_n_epochs caption_tag_dropout_rate clip_skip color_aug
+    conv_alpha dataloader_num_workers debiased_estimation_loss disable_benchmark face_crop_aug_range
+    freeze_encoder init_lora_weights input_perturbation ip_noise_gamma keep_tokens layers_pattern
+    layers_to_transform logging_steps logit_mean logit_std lora_type loss_weight_fn lr_end
+    max_data_loader_n_workers max_sequence_length max_token_length mode_scale model_prediction_type
+    module_dropout modules_to_save multires_noise_discount multires_noise_iterations network_module
+    network_train_unet_only noise_scheduler performance_log_every persistent_data_loader_workers
+    perturbation_noise_weight prior_generation_precision prodigy_beta3 prodigy_decouple
+    prodigy_safeguard_warmup prodigy_use_bias_correction rank_dropout revision sample_batch_size
+    sample_sampler sampler scale_lr scale_v_pred_loss_like_noise_pred scale_weight_norms shuffle_caption
+    shuffle_tokens sigmoid_scale t5xxl_max_token_length task_type token_warmup_step train_unet
+    training_comment unet_lr_block variant walk_seed weighted_captions
 """
 """Keys of theirs that we have nothing for, though some look like one of ours."""
 
@@ -378,21 +381,17 @@ WORDS: Mapping[str, Callable[[Any], Any]] = {
     ),
     "train.optimizer_args": _arguments,
     "train.schedule": _lower(
-        {
-            "constant": "constant",
-            "constant_with_warmup": "constant",
-            "cosine": "cosine",
-            "linear": "linear",
-            "cosine_with_restarts": "cosine_with_restarts",
-            "polynomial": "polynomial",
-            "warmup_stable_decay": "warmup_stable_decay",
-            "wsd": "warmup_stable_decay",
-        }
+        {name: name for name in ("constant", "cosine", "linear", "cosine_with_restarts", "polynomial")}
+        | {"constant_with_warmup": "constant"}
+        | dict.fromkeys(("warmup_stable_decay", "wsd"), "warmup_stable_decay")
     ),
     "train.time_density": _density,
     "lora.kind": _lower({"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr", "dora": "dora"}),
     "train.loss": _lower({"l2": "mse", "mse": "mse", "l1": "l1", "mae": "l1", "huber": "huber"}),
-    "train.method": _lower({"lora": "lora", "full": "full", "fine_tune": "full", "instant": "instant"}),
+    "train.method": _lower(
+        {"lora": "lora", "full": "full", "fine_tune": "full", "instant": "instant"}
+        | dict.fromkeys(("inversion", "textual_inversion", "embedding"), "inversion")
+    ),
     "train.prediction": _lower({"epsilon": "epsilon", "v_prediction": "v", "v": "v"}),
     "data.crop": _lower({"center": "centre"}),
     "slider.neutral": _listed,

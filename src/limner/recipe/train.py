@@ -57,10 +57,11 @@ class Train(Section):
 
     section: ClassVar[str] = "train"
 
-    method: Literal["lora", "full", "instant"] = "lora"
+    method: Literal["lora", "full", "instant", "inversion"] = "lora"
     """"lora" trains an adapter; "full" (full fine-tuning) every weight of the denoiser, which takes 16 bytes
     for each of them, in VRAM or RAM, and wants a tenth of the learning rate; "instant" a predictor, which
-    writes a LoRA of pictures in one pass (image-to-LoRA): see [instant]."""
+    writes a LoRA of pictures in one pass (image-to-LoRA): see [instant]; "inversion" (textual inversion)
+    token vectors of a new word, which is data.trigger: see [inversion]."""
     objective: Literal["denoise", "distill", "slider"] = "denoise"
     """"denoise" learns from images with noise; "distill" (DiffSynth's direct distillation) has a few sampling
     steps end where a teacher's many steps ended, from the same start noise, for rectified flows; "slider"
@@ -176,6 +177,28 @@ class Train(Section):
         contradictions.refuse_loss(self)
         contradictions.refuse_patience(self)
         return self
+
+
+class Inversion(Section):
+    """Textual inversion (Gal 2022, arXiv 2208.01618): token vectors of a new word, which is data.trigger."""
+
+    section: ClassVar[str] = "inversion"
+
+    tokens: Annotated[int, Field(ge=1, le=64)] = 4
+    """Token vectors of the word in each text encoder (num_vectors). Each takes the place of one token of a
+    caption."""
+    init: str = Field(default="", examples=["cat"])
+    """Initial words, as whose tokens the vectors begin: of at most as many tokens as there are vectors,
+    repeated if fewer. Empty: random, as spread as the encoder's own vectors."""
+    rate: Annotated[float, Field(gt=0, le=10)] | None = Field(default=None, examples=[5e-3])
+    """Learning rate of the vectors. Unset: 2e-3, or train.learning_rate where the optimizer finds it."""
+    encoders: Names = ()
+    """Text encoders that get vectors, by component: ["text_encoder"]. Empty: all of the base that can."""
+    with_lora: bool = False
+    """Pivotal tuning: a LoRA is trained beside the vectors, as [lora] says, at train.learning_rate."""
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With a LoRA: the share of the steps after which the vectors stay as they are. 1: they learn to the
+    end."""
 
 
 class Distill(Section):

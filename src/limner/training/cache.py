@@ -4,7 +4,7 @@ import base64
 import io
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -128,6 +128,36 @@ class BaseImages(Protocol):
         ...
 
 
+def joined(
+    store: Store,
+    samples: Sequence[SampledView],
+    device: torch.device,
+    read: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Values of rows of one shape, stacked and moved, though less is stored of some captions than of others.
+
+    Those with a new word in them lie there as tokens, others as what the encoders made of them.
+
+    Args:
+        store: Where they are.
+        samples: Whose rows are read.
+        device: Where to.
+        read: From the values of rows that are alike, adds what is computed of their captions.
+    """
+    kinds: dict[frozenset[str], list[int]] = {}
+    for position, sample in enumerate(samples):
+        kinds.setdefault(store.rows[sample.view_index].outputs, []).append(position)
+    if len(kinds) == 1:
+        return store.drawn(samples, device)
+    parts = [read(store.drawn([samples[n] for n in positions], device)) for positions in kinds.values()]
+    common = [name for name in parts[0] if all(name in part for part in parts)]
+    order = torch.tensor([n for positions in kinds.values() for n in positions]).argsort().to(device)
+    return {
+        name: (pad_collate if name in store.padded else torch.cat)([part[name] for part in parts])[order]
+        for name in common
+    }
+
+
 def cache(
     recipe: Recipe, run: RunDir, reporter: Reporter, planner: Planner, base_images: BaseImages
 ) -> CacheFilled:
@@ -206,7 +236,7 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
 
 def _cut_captions(resolved: Resolved) -> list[str]:
     """A line on captions of which the end is not read, whether or not the cache has them already."""
-    counter = token_counter(resolved.family, resolved.source, resolved.spec.units)
+    counter = token_counter(resolved.family, resolved.source, resolved.spec.units, resolved.spec.placeholder)
     return cut_captions(counter, [view.caption for view in (*resolved.own, *resolved.held_out)])
 
 

@@ -15,11 +15,11 @@ from limner.data.views import View, mask_pixels, pixels
 from limner.errors import BadBase
 from limner.graph.cache import Cache, cache_key, text_cache_key
 from limner.graph.unit import Unit
-from limner.models.loading import fingerprint, load, skeleton
+from limner.models.loading import skeleton
 from limner.nn import distributed
 from limner.nn.memory import engine
 from limner.reporter import Reporter
-from limner.training.encoders import BackgroundPool, opened, whole
+from limner.training.encoders import BackgroundPool, moved, opened
 from limner.training.oom_fallback import outcome
 from limner.training.samples import ControlInput, control_inputs
 
@@ -43,6 +43,7 @@ class Row:
     shape: tuple[int, ...] = ()
     """Width and height of the image, then of each control image, pixels. Rows of one shape need the same
     number of bytes."""
+    caption: str = ""
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Input that is a image -> its (width, height) in pixels."""
 
@@ -93,7 +94,8 @@ def _view_row(resolved: Resolved, view: View) -> Row:
             **{name: image.cache_key for name, image in control_images.items()},
         },
         value=partial(_value, view, control_images),
-        outputs=resolved.cut.boundary,
+        outputs=resolved.spec.cut_of(view.caption).boundary,
+        caption=view.caption,
         shape=tuple(side for size in view.shape for side in size),
         sizes={
             "image": view.size,
@@ -122,7 +124,8 @@ def caption_row(resolved: Resolved, caption: str, controls: Sequence[ControlImag
         inputs={"caption": text_cache_key(caption)}
         | {name: image.cache_key for name, image in control_images.items()},
         value=lambda name: control_images[name].tensor() if name in control_images else (caption,),
-        outputs=resolved.cut.boundary & text_values(resolved),
+        outputs=resolved.spec.cut_of(caption).boundary & text_values(resolved),
+        caption=caption,
         shape=tuple(side for image in control_images.values() for side in image.size),
         sizes={name: image.size for name, image in control_images.items()},
     )
@@ -140,7 +143,8 @@ def text_sees_controls(resolved: Resolved) -> bool:
 
 def _text_values(resolved: Resolved, controls: Sequence[str]) -> frozenset[str]:
     of_caption, inputs = {"caption"}, {"caption", *controls}
-    for unit in (*resolved.cut.frozen, *resolved.cut.live):
+    cut, still = resolved.cut, resolved.spec.still_cut
+    for unit in (*cut.frozen, *cut.live, *still.frozen, *still.live):
         if not unit.draws and set(unit.reads) <= inputs:
             inputs |= set(unit.writes)
             of_caption |= set(unit.writes) if of_caption & set(unit.reads) else set()
@@ -178,9 +182,19 @@ def survey(
         rows: What is to be encoded.
         share: Whether an entry is to be made here; all of them are looked for.
     """
-    units = resolved.cut.frozen
-    prints = {name: _fingerprint(resolved, name) for name in {n for unit in units for n in unit.uses}}
-    work = Work([_cache_keys(units, prints | _tiled(resolved, prints, row), row) for row in rows])
+    units = resolved.spec.still_cut.frozen
+    used = {name for unit in units for name in unit.uses}
+    prints = {
+        word: {name: resolved.spec.fingerprint(name, word) for name in used}
+        for word in ("", resolved.spec.placeholder.word)
+    }
+    mark = {row.caption: prints[resolved.spec.word_in(row.caption)] for row in rows}
+    work = Work(
+        [
+            _cache_keys(units, mark[row.caption] | _tiled(resolved, mark[row.caption], row), row)
+            for row in rows
+        ]
+    )
     writer = {name: unit for unit in units for name in unit.writes}
     cache.hold({keys[name] for keys in work.table for name in writer if name in keys})
     row_of_key: dict[str, int] = {}
@@ -200,10 +214,6 @@ def survey(
                 if name in writer and key not in cache:
                     todo_rows.setdefault(key, number)
     return work
-
-
-def _fingerprint(resolved: Resolved, part: str) -> str:
-    return fingerprint(resolved.family, resolved.source, part, resolved.dtype)
 
 
 def _in_tiles(resolved: Resolved, row: Row) -> bool:
@@ -227,7 +237,7 @@ def _cache_keys(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> d
 
 def bytes_needed(resolved: Resolved, rows: Sequence[Row], work: Work) -> int:
     """Bytes that the missing entries will take, from shapes alone: models run on the meta device."""
-    units = {unit.name: unit for unit in resolved.cut.frozen}
+    units = {unit.name: unit for unit in resolved.spec.still_cut.frozen}
     sizes: dict[tuple[str, tuple[int, ...]], int] = {}
     total = 0
     models: dict[str, Any] = {}
@@ -293,7 +303,7 @@ def _meta(value: Any) -> Any:
 
 def _skeleton(resolved: Resolved, part: str) -> Any:
     if part.startswith("tokenizer"):
-        return load(resolved.family, resolved.source, part, dtype=resolved.dtype, device=torch.device("cpu"))
+        return resolved.spec.part(part, torch.device("cpu"))
     return skeleton(resolved.family, resolved.source, part, dtype=resolved.dtype)
 
 
@@ -322,7 +332,7 @@ def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, rep
         bar.advance(note=unit.name)
 
     with reporter.progress("Caching", work.count) as bar, torch.no_grad(), BackgroundPool(count) as pool:
-        for unit in resolved.cut.frozen:
+        for unit in resolved.spec.still_cut.frozen:
             todo = work.missing[unit.name]
             if "vae" in unit.uses and (cut := sum(_in_tiles(resolved, rows[n]) for _, n in todo)):
                 reporter.line(
@@ -332,7 +342,7 @@ def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, rep
             with ExitStack() as stack:
                 models = {name: stack.enter_context(opened(resolved, name)) for name in unit.uses if todo}
                 for (key, _), values in zip(todo, pool.ahead(gather, [n for _, n in todo]), strict=True):
-                    out = unit.run(models, _moved(values, resolved.device))
+                    out = unit.run(models, moved(values, resolved.device))
                     _require_finite(resolved, unit, out)
                     host_values = {name: value.cpu() for name, value in out.items()}
                     if key in work.cached_keys:
@@ -373,26 +383,3 @@ def _inputs(  # noqa: PLR0913  everything that an input may come from
         else:
             values[name] = cache.read(keys[name])[name]
     return values
-
-
-def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
-
-
-def uncached(resolved: Resolved, rows: Sequence[Row]) -> list[dict[str, Tensor]]:
-    """The same values computed straight, without a cache: what the cache must equal, bit for bit."""
-    models: dict[str, Any] = {}
-    out = []
-    with torch.no_grad():
-        for row in rows:
-            values: dict[str, Any] = {name: row.value(name) for name in row.inputs}
-            for unit in resolved.cut.frozen:
-                if not all(name in values for name in unit.reads):
-                    continue
-                for name in unit.uses:
-                    if name not in models:
-                        models[name] = whole(resolved, name)
-                values = _moved(values, resolved.device)
-                values |= unit.run(models, values)
-            out.append({name: values[name].cpu() for name in row.outputs if name in values})
-    return out

@@ -2,27 +2,35 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from limner.assembly.resolve import Resolved, cache_root
-from limner.models.loading import load
 from limner.nn.arch import ArchSpec, heaviest
 from limner.nn.memory.engine import equip, tile_vae
 from limner.nn.memory.plan import Plan
+
+if TYPE_CHECKING:
+    from limner.training.encode import Row
 
 
 def whole(resolved: Resolved, part: str, device: torch.device | None = None) -> Any:
     """A tokenizer or a model, all of it on a device: the run's, if no other is given."""
     device = device or resolved.device
-    model = load(resolved.family, resolved.source, part, dtype=resolved.dtype, device=device)
+    model = resolved.spec.part(part, device)
     if part == "vae" and resolved.encode_tiled:
         tile_vae(model)
     return model
+
+
+def moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Values with their tensors on a device."""
+    return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
 
 
 @contextmanager
@@ -51,6 +59,25 @@ def opened(resolved: Resolved, part: str) -> Iterator[Any]:
         yield model
     finally:
         engine.close()
+
+
+def uncached(resolved: Resolved, rows: Sequence["Row"]) -> list[dict[str, Tensor]]:
+    """The same values computed straight, without a cache: what the cache must equal, bit for bit."""
+    models: dict[str, Any] = {}
+    out = []
+    with torch.no_grad():
+        for row in rows:
+            values: dict[str, Any] = {name: row.value(name) for name in row.inputs}
+            for unit in resolved.spec.cut_of(row.caption).frozen:
+                if not all(name in values for name in unit.reads):
+                    continue
+                for name in unit.uses:
+                    if name not in models:
+                        models[name] = whole(resolved, name)
+                values = moved(values, resolved.device)
+                values |= unit.run(models, values)
+            out.append({name: values[name].cpu() for name in row.outputs if name in values})
+    return out
 
 
 Item = TypeVar("Item")

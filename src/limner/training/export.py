@@ -1,7 +1,7 @@
 """What a run leaves for others to use: a LoRA file for each tool, or the fine-tuned base in diffusers layout.
 
-A file is read again by the rules of its tool before it counts as written. :data:`OUTPUTS` has one entry for
-each kind of what is trained.
+A file is read again by the rules of its tool before it counts as written. ``training.export_embedding``
+has the list of what each kind of training ends in.
 """
 
 import shutil
@@ -33,7 +33,6 @@ from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.training.checkpoint import initial_lora_record
 from limner.training.model import TrainableModel
-from limner.training.predictor_folder import PredictorFolder
 
 STEPS = "limner.steps"
 """Entry of the header of each file of weights."""
@@ -326,14 +325,17 @@ def exported_steps(path: Path) -> int | None:
         return None
 
 
-def about(resolved: Resolved, step: int) -> LoraMetadata:
-    """What the file of a step says of itself: what a person needs to use it, no captions, no paths."""
+def about(resolved: Resolved, step: int, kind: str = "lora") -> LoraMetadata:
+    """What the file of a step says of itself: what a person needs to use it, no captions, no paths.
+
+    ``kind`` is ModelSpec's word for what it holds.
+    """
     recipe = resolved.recipe
     architecture, version = resolved.family.model_spec(resolved.source)
     prediction, dark = prediction_metadata(resolved.family, resolved.source, resolved.objective)
     return LoraMetadata(
         title=recipe.name,
-        architecture=f"{architecture}/lora",
+        architecture=f"{architecture}/{kind}",
         base=resolved.source.name,
         base_version=version,
         trigger=", ".join(recipe.data.triggers),
@@ -376,12 +378,3 @@ class Output(Protocol):
     def write_step(self, model: TrainableModel, run: RunDir, step: int) -> Path | None:
         """Write what can be used of a step, beside its checkpoint; None where there is nothing so small."""
         ...
-
-
-OUTPUTS: dict[str, Output] = {"lora": LoRAFile(), "full": ModelFolder(), "instant": PredictorFolder()}
-"""``training.method`` -> what it ends in."""
-
-
-def output_of(recipe: Recipe) -> Output:
-    """What a recipe's run ends in."""
-    return OUTPUTS[recipe.train.method]

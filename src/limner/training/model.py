@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from limner.nn.memory.engine import Engine, equip, tile_vae
 from limner.nn.memory.offload import HalfGradients, decoding
 from limner.nn.memory.plan import Plan
 from limner.nn.rng import Even, KeyedRng, to_device
-from limner.training.cache import Store
+from limner.training.cache import Store, joined
 from limner.training.encode import text_values
 from limner.training.oom_fallback import release
 from limner.training.samples import sample_prompts, shown_images
@@ -71,6 +72,8 @@ class TrainableModel:
         """The processes of the run, this one among them; all alike until they have told each other."""
         self.assembly = assemble(resolved.spec, self.plan, resolved.device, folder=self._folder)
         self.models, self.sample_keys = self.assembly.models, self.assembly.sample_keys
+        text_units = [unit for unit in self.live_units if set(unit.writes) <= text_values(resolved)]
+        self._read = partial(run_units, text_units, self.models)
         self.offload = self.assembly.offload
         """Where the trained weights are, if not on the device."""
         self.engine, self.half_gradients = self._equipped(), self._halved()
@@ -145,6 +148,11 @@ class TrainableModel:
             load_state(weights, tensors if isinstance(tensors, dict) else {})
         self.publish()
 
+    def listen(self, optimizer: torch.optim.Optimizer) -> None:
+        """Do after each of its steps what is to be done then."""
+        for hook in (*self.resolved.spec.trainable.after_step(self.models), self.publish):
+            optimizer.register_step_post_hook(hook)
+
     def publish(self, *_: Any) -> None:
         """Have the device compute with the trained weights as they are, where those are on the host."""
         if self.offload:
@@ -158,6 +166,7 @@ class TrainableModel:
                 for layer, adapter in lora.attached(self.models[name]).items()
             }
             for name in self.resolved.first_layers
+            if lora.attached(self.models[name])
         }
 
     def losses(self, step: int) -> Iterator[Tensor]:
@@ -195,8 +204,8 @@ class TrainableModel:
         if self.slider:
             yield from ((loss * shares).sum() for loss in self.slider.losses(rows, draw))
             return
-        values = self.store.drawn(micro, self.device)
         with self._arithmetic():
+            values = joined(self.store, micro, self.device, self._read)
             if self.taught and micro[0].position < 0:
                 values["target"] = self._teacher(values, draw)
             loss = run_units(self.live_units, self.models, values, draw)["loss"]
@@ -380,10 +389,6 @@ class TrainableModel:
 
     def _text(self, row: int) -> dict[str, Tensor]:
         """What the denoiser reads of a caption; computed by live units when a text encoder is trained."""
-        resolved = self.resolved
-        values: dict[str, Tensor] = self.store.batch([row], resolved.device)
-        names = text_values(resolved)
-        live = [unit for unit in resolved.cut.live if set(unit.writes) <= names]
         with self._arithmetic():
-            values = run_units(live, self.models, values)
-        return {name: values[name] for name in resolved.family.text}
+            values = self._read(self.store.batch([row], self.device))
+        return {name: values[name] for name in self.resolved.family.text}

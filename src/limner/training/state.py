@@ -19,13 +19,15 @@ from limner.nn.memory.plan import OptimizerState
 from limner.nn.optim import ScheduleForm, evaluation_mode, optimizer, schedule, training_mode
 from limner.nn.serialize import restore
 from limner.recipe.aliases import shown
+from limner.recipe.inversion import word_facts
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.recipe.train import Lora
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.training import checkpoint
-from limner.training.export import model_steps, output_of
+from limner.training.export import model_steps
+from limner.training.export_embedding import output_of
 from limner.training.model import TrainableModel
 from limner.training.monitor import Watch
 from limner.training.oom_fallback import OomFallback, lower_plan, outcome, retry_on_oom
@@ -153,6 +155,8 @@ class TrainState:
                 f"{adapter.bytes / 2**20:.1f} MB beside the frozen weights; no sample and no exported file "
                 "has it."
             )
+        captions = [view.caption for view in resolved.own]
+        lines += resolved.spec.trainable.first_lines(resolved.spec, self.model.models, captions)
         prior = resolved.recipe.prior
         if prior.taught:
             captions = sorted({view.caption for view in resolved.views[-resolved.class_views :]})
@@ -286,6 +290,7 @@ def shape(resolved: Resolved) -> dict[str, Any]:
         "lora": recipe.lora.model_dump(mode="json"),
         "optimizer": recipe.train.optimizer,
         "method": recipe.train.method,
+        "inversion": word_facts(recipe),
         "adapter": resolved.spec.adapter.sha256 if resolved.spec.adapter else "",
         **({"predictor": _predictor_shape(resolved)} if recipe.train.method == "instant" else {}),
     }
@@ -352,7 +357,7 @@ def shaping(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says that shapes the weights and may change within a run, by dotted path. No paths."""
     table = recipe.model_dump(mode="json", by_alias=True)
     entries: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
-    for part in ("data", "train", "prior", "distill", "slider"):
+    for part in ("data", "train", "prior", "distill", "slider", "inversion"):
         entries |= {f"{part}.{key}": value for key, value in table[part].items()}
     if isinstance(recipe.data.masks, Path):
         entries["data.masks"] = "a folder"
@@ -385,6 +390,7 @@ def _completed(facts: dict[str, Any]) -> dict[str, Any]:
     defaults = Lora().model_dump(mode="json")
     return {
         "method": "lora",
+        "inversion": [],
         "adapter": "",
         **facts,
         "lora": {**defaults, **lora} if isinstance(lora, dict) else lora,

@@ -1,7 +1,4 @@
-"""The trainer: the whole line from a recipe and a plan to an exported LoRA, resumable at every step.
-
-``limner.runs`` gives it the planner, and writes the report of what comes out.
-"""
+"""The trainer: from a recipe and a plan to what is exported, resumable. ``limner.runs`` has the planner."""
 
 import math
 import time
@@ -12,8 +9,9 @@ from typing import Any
 
 import torch
 
-from limner.assembly.assemble import META, Assembled, assemble, require_layers
+from limner.assembly.assemble import META, Assembled, assemble
 from limner.assembly.resolve import Resolved, device_of, resolve
+from limner.assembly.trainable import require_layers
 from limner.early_stopping import final_step, stopped_early
 from limner.errors import DoesNotFit, Stopped
 from limner.events import Done, Saved, StepDone
@@ -28,7 +26,7 @@ from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.cache import BaseImages, Store, fill_cache_with_fallback, record
 from limner.training.checkpoint import LoadedCheckpoint, StartingLora, StartingLoraReader
-from limner.training.export import output_of
+from limner.training.export_embedding import output_of
 from limner.training.interrupt import Interrupt
 from limner.training.metrics import Track, evaluate, judge, require_trackers, tracked
 from limner.training.model import TrainableModel, plain, rate
@@ -199,7 +197,7 @@ def _train_state(
     )
     train_config = resolved.recipe.train
     torch_optimizer = optimizer_for(resolved, model.groups(), fallback.plan.optimizer_state)
-    torch_optimizer.register_step_post_hook(model.publish)
+    model.listen(torch_optimizer)
     average = Average(model.parameters, train_config.ema) if train_config.ema else None
     model.dropping(enabled=True)
     scaler = torch.amp.GradScaler(resolved.device.type, enabled=resolved.dtype == torch.float16)
@@ -222,7 +220,7 @@ def _tidy(state: TrainState, last_checkpoint: LoadedCheckpoint | None, reporter:
 def _begin(state: TrainState, start_step: int, reporter: Reporter, stop: Interrupt) -> None:
     """What is due before the next step: measure and sample the base, or what a kill cut short."""
     run, recipe = state.run, state.resolved.recipe
-    if start_step and not run.step_lora_path(start_step).exists():
+    if start_step not in (0, *(step for step, _ in run.step_loras())):
         state.export_step(start_step)
     if start_step == 0:
         row = {"step": 0, **evaluate(state, 0, reporter), "time": round(time.time(), 3)}
@@ -344,7 +342,7 @@ def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
         "step": step.number,
         "loss": step.loss,
         "norm": step.norm,
-        "learning_rate": state.resolved.recipe.train.learning_rate * step.rate,
+        "learning_rate": rate(state.resolved, next(iter(state.resolved.first_layers))) * step.rate,
         "seconds": round(seconds, 4),
         "bytes": peak(state.resolved.device),
         "time": round(time.time(), 3),

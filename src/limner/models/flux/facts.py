@@ -50,6 +50,7 @@ FACTS = FamilyFacts(
     ),
     caption_style="sentences",
     fp16=True,
+    embeddings={"text_encoder": "clip_l", "text_encoder_2": "t5"},
     single_file=SingleFile(
         title="FLUX.1",
         mark=r"(model\.diffusion_model\.)?double_blocks\.0\.img_attn\.qkv\.weight",

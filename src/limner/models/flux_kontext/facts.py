@@ -11,6 +11,7 @@ FACTS = replace(
     pipeline="FluxKontextPipeline",
     keys_of=FLUX.name,
     controls=(1, 1),
+    embeddings={},  # nobody has shown a word learned from pairs
     bases=(
         RegisteredBase(
             name="flux-kontext",

@@ -34,6 +34,7 @@ FACTS = FamilyFacts(
     ),
     caption_style="phrases",
     fp16=True,
+    embeddings={"text_encoder": ""},
     also_named=("stable-diffusion", "stablediffusion", "sd-1", "sd1"),
     preset={
         "data.resolution": PresetValue(512, "diffusers: Stable Diffusion 1.5 is a 512-pixel model"),

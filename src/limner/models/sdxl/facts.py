@@ -34,6 +34,7 @@ FACTS = FamilyFacts(
     ),
     caption_style="phrases",
     fp16=True,
+    embeddings={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
     also_named=("stable-diffusion-xl", "stablediffusionxl"),
     preset={
         "train.learning_rate": PresetValue(1e-4, "diffusers, README_sdxl.md"),

@@ -310,3 +310,19 @@ class HalfGradients:
 def _drop(weights: Sequence[nn.Parameter]) -> None:
     for weight in weights:
         weight.grad = None
+
+
+def offloaded(denoiser: nn.Module, dtype: torch.dtype, device: torch.device) -> Offload | None:
+    """Masters on the host, and a working copy in ``dtype``; on meta the working copy alone."""
+    if device.type != "meta":
+        return Offload(denoiser, dtype=dtype, device=device)
+    halve(denoiser, dtype)
+    for weight in denoiser.parameters():
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(_leave)
+    return None
+
+
+def _leave(weight: Tensor) -> None:
+    """A gradient goes to the host as soon as it is there."""
+    weight.grad = None

@@ -1,0 +1,119 @@
+"""Token vectors of a new word beside a LoRA: what each learns of the demo's lessons, and how fast.
+
+    python -m benchmarks.quality.inversion --steps 300
+
+The lessons are those of ``limner demo`` without its prior, which token vectors need none of: a prompt without
+their word is answered by the base. A judge that learned from real art says what was learned.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks import outcome
+from limner import demo
+from limner.bases.demo_sets import folder
+from limner.bases.judge import Judge
+from limner.generation.words import with_words
+from limner.lora import embeddings
+from limner.models.presets import preset
+from limner.recipe import toml
+from limner.recipe.schema import Recipe
+from limner.reporter import PlainText, Reporter
+from limner.runs import train
+
+WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "LoRA": ("lora", {}),
+    "1 vector": ("inversion", {"inversion.tokens": 1}),
+    "4 vectors": ("inversion", {"inversion.tokens": 4}),
+    "4 vectors and a LoRA": ("pivotal", {"inversion.tokens": 4, "inversion.until": 0.5}),
+}
+"""What is trained -> method of the preset, and values of the recipe."""
+
+
+def recipe_of(lesson: demo.DemoRun, method: str, changes: Mapping[str, Any], steps: int) -> Recipe:
+    """The preset of ten pictures on the embedded base."""
+    values = {
+        "name": lesson.name,
+        "data.images": folder(lesson.images),
+        "data.trigger": demo.TRIGGER,
+        "data.min_side": 16,
+        "sample.every": -1,
+        "sample.prompts": (),
+        "train.steps": steps,
+        "train.save_every": steps,
+    }
+    return toml.change(preset(lesson.concept_type, demo.BASE, 10, method), {**values, **changes})
+
+
+def figures_of(
+    lesson: demo.DemoRun, recipe: Recipe, out: Path, judge: Judge, reporter: Reporter
+) -> dict[str, Any]:
+    """Shares that the judge recognises, with the word and without it, and seconds of the training."""
+    done = train(recipe, out, reporter)
+    asked, nouns = demo.words_of(lesson, judge), demo.test_nouns(judge)
+    prompts = [lesson.prompt_of(word) for word in asked]
+    repeats = max(1, len(nouns) // len(prompts))
+    sampler = demo.PromptSampler(done.lora)
+    words = [embeddings.read(done.embedding)] if done.embedding else []
+    with with_words(sampler.pipe, sampler.family, words):
+        images = demo.stack(sampler.sample(prompts * repeats, reporter, seed=7000), judge.side)
+        others = demo.stack(sampler.sample(nouns, reporter, seed=9000), judge.side)
+    scores = lesson.score(judge, images, asked * repeats)
+    return {
+        "learned": scores[lesson.figure],
+        "noun": scores.get("concept"),
+        "without the word": lesson.leak(judge, others, nouns)[lesson.figure],
+        "seconds": round(done.seconds, 1),
+        "bytes": sum(path.stat().st_size for path in (done.lora, done.embedding) if path),
+    }
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description="What token vectors learn, beside a LoRA.")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=None, help="of the vectors; left out: the recipe's own")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    options = parser.parse_args()
+    judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
+    results: dict[str, dict[str, Any]] = {}
+    for way in options.ways:
+        method, changes = WAYS[way]
+        if options.rate is not None and method != "lora":
+            changes = {**changes, "inversion.rate": options.rate}
+        results[way] = {}
+        for lesson in (demo.subject_lesson(), demo.style_lesson()):
+            with TemporaryDirectory() as place:
+                recipe = recipe_of(lesson, method, changes, options.steps)
+                results[way][lesson.figure] = figures_of(lesson, recipe, Path(place) / "run", judge, reporter)
+            outcome.save("inversion", {"steps": options.steps, "ways": results})
+    header = [
+        "trained",
+        "subject",
+        "style",
+        "noun in the style",
+        "style without the word",
+        "bytes",
+        "seconds",
+    ]
+    rows = [
+        [
+            way,
+            f"{row['subject']['learned']:.0%}",
+            f"{row['style']['learned']:.0%}",
+            f"{row['style']['noun']:.0%}",
+            f"{row['style']['without the word']:.0%}",
+            str(row["subject"]["bytes"]),
+            f"{row['subject']['seconds']:.0f}",
+        ]
+        for way, row in results.items()
+    ]
+    sys.stdout.write(outcome.table(header, rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
