@@ -21,7 +21,7 @@ from limner.models.registry import family_of
 from limner.models.source import Source, locate
 from limner.nn.rng import KeyedRng
 from messages import raises
-from tiny import save_flux, save_flux2_klein
+from tiny import save_flux, save_flux2_klein, save_qwen_image, save_sd3
 
 DRAWS = KeyedRng([(0, step) for step in range(32)])
 
@@ -176,7 +176,7 @@ def test_the_shift_by_resolution_at_its_two_anchors():
     assert rectified.shifted(torch.tensor(0.4), 1.0) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("save", [save_flux, save_flux2_klein])
+@pytest.mark.parametrize("save", [save_flux, save_flux2_klein, save_sd3, save_qwen_image])
 def test_a_student_samples_as_the_stock_pipeline_does(tmp_path: Path, save: Callable[[Path], Path]):
     source = locate(str(save(tmp_path / "base")), folders={})
     family = family_of(str(source.index["_class_name"]))
@@ -201,7 +201,8 @@ def test_a_student_samples_as_the_stock_pipeline_does(tmp_path: Path, save: Call
     }
     with torch.no_grad():
         sampled = run(family.bound(source, Objective(distill_steps=3)), networks, values)["sampled"]
-    packed = latents.tokens(latents.patchify(sampled) if family.name == "flux" else sampled)
+    grid = latents.patchify(sampled) if family.name in ("flux", "qwen-image") else sampled
+    packed = sampled if family.name == "sd3" else latents.tokens(grid)
     assert torch.allclose(packed, stock[-1], atol=1e-5) and len(stock) == 3
 
 
@@ -218,8 +219,9 @@ def test_the_gradient_goes_through_every_step_of_a_student():
     )
     start = torch.randn(2, 1, 2, 2)
     weight.weight.data = weight.weight.data.float()
-    times = rectified.sampling_times(3, 2.0)
-    sampled = rectified.sample(weight, start, denoise=denoise, names=("start",), steps=3, shift=2.0, patch=1)
+    times = rectified.Spacing().times(3, 2.0)
+    options = {"denoise": denoise, "names": ("start",), "steps": 3, "shift": 2.0, "patch": 1}
+    sampled = rectified.sample(weight, start, spacing=rectified.Spacing(), **options)
     sampled.sum().backward()
     # each Euler step multiplies by 1 + (then - now) w
     w = weight.weight.detach().clone().requires_grad_()

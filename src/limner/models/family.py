@@ -203,7 +203,9 @@ class Family:
     """Parts of the stock pipeline that Limner does without, such as a filter of its pictures."""
     idle_layers: Mapping[str, int] = field(default_factory=dict)
     """Text encoder -> layers at its top that never run, because the family reads an earlier state."""
-    distilled: Callable[[Sequence[Unit], int], tuple[Unit, ...]] = lambda units, steps: tuple(units)
+    distilled: Callable[[Sequence[Unit], int, Mapping[str, Any]], tuple[Unit, ...]] = (
+        lambda units, steps, sampler: tuple(units)
+    )
     """The units of a student that samples in so many steps, of those with every constant bound."""
     guidance: Guidance = Guidance()
     """How the stock pipeline runs classifier-free guidance."""
@@ -260,7 +262,9 @@ class Family:
         units = tuple(unit.bind(**constants, controls=controls) for unit in self.units_with(controls))
         if objective.mask_floor is not None:
             units = masked(units, objective.mask_floor)
-        return self.distilled(units, objective.distill_steps) if objective.distill_steps else units
+        if not objective.distill_steps:
+            return units
+        return self.distilled(units, objective.distill_steps, source.config("scheduler"))
 
     def endings(self, model: str, targets: str | Sequence[str]) -> tuple[str, ...]:
         """Module-name endings for a named target group, or for a list of groups and endings.

@@ -126,9 +126,22 @@ def start_noise(latent_mean: Tensor, seed: Tensor) -> Tensor:
     return torch.stack(rows).to(latent_mean.device)
 
 
-def sampling_times(steps: int, shift: float) -> list[float]:
-    """Times of Euler steps, from 1 to 0, both included: steps + 1 of them, shifted as the sampler's are."""
-    return [*shifted(torch.linspace(1.0, 1.0 / steps, steps), shift).tolist(), 0.0]
+@dataclass(frozen=True)
+class Spacing:
+    """Where the times of a sampler's steps stand (``FlowMatchEulerDiscreteScheduler`` of diffusers)."""
+
+    least: float = 0.0
+    """Smallest time of training before its shift, where the last step begins; 0: at 1 / steps."""
+    terminal: float = 0.0
+    """Where the last step begins once times are shifted and stretched (``shift_terminal``); 0: anywhere."""
+
+    def times(self, steps: int, shift: float) -> list[float]:
+        """Times of Euler steps, from 1 to 0, both included: steps + 1 of them, shifted as the sampler's."""
+        last = shifted(torch.tensor(self.least), shift).item() if self.least else 1.0 / steps
+        times = shifted(torch.linspace(1.0, last, steps), shift)
+        if self.terminal and steps > 1:
+            times = 1 - (1 - times) * ((1 - self.terminal) / (1 - times[-1]))
+        return [*times.tolist(), 0.0]
 
 
 def sample(
@@ -137,6 +150,7 @@ def sample(
     names: tuple[str, ...],
     steps: int,
     shift: float | Callable[[int], float],
+    spacing: Spacing,
     patch: int,
 ) -> Tensor:
     """Sample by Euler's method with a gradient through all steps: (B, C, h, w) in fp32.
@@ -150,6 +164,7 @@ def sample(
         names: ``start`` (B, C, h, w), and what else the denoiser reads.
         steps: How many.
         shift: Of the times, or a function of the number of tokens.
+        spacing: Of the times.
         patch: Side in latent pixels of the patch that is one token.
     """
     models, values = inputs[: len(denoise.uses)], dict(zip(names, inputs[len(denoise.uses) :], strict=True))
@@ -165,7 +180,7 @@ def sample(
         )
 
     tokens = state[0, 0].numel() // patch**2
-    times = sampling_times(steps, shift(tokens) if callable(shift) else shift)
+    times = spacing.times(steps, shift(tokens) if callable(shift) else shift)
     for now, then in pairwise(times):
         time = torch.full((len(state),), now, device=state.device)
         if steps > 1 and torch.is_grad_enabled():
@@ -181,12 +196,23 @@ def measure_sampled(sampled: Tensor, latent_mean: Tensor, *, loss_form: LossForm
     return loss_of(sampled, latent_mean, torch.ones(len(sampled), device=sampled.device), loss_form)
 
 
-def distilled(units: Sequence[Unit], steps: int) -> tuple[Unit, ...]:
+def distilled(
+    units: Sequence[Unit], steps: int, sampler: Mapping[str, Any], *, to_least: bool = False
+) -> tuple[Unit, ...]:
     """The units of a student that samples in so many steps: what draws goes, the denoiser becomes a sampler.
 
     ``start_noise`` is frozen, and is stored; live are the sampler and the loss alone. Direct distillation, as
     DiffSynth-Studio has it (``DirectDistillLoss``).
+
+    Args:
+        units: The family's, bound.
+        steps: Of the student.
+        sampler: Config of the base's sampler.
+        to_least: Whether the pipeline leaves the times to the sampler, which goes down to the smallest time
+            of training; else it gives times down to 1 / steps.
     """
+    count = int(sampler.get("num_train_timesteps", 1000))
+    spacing = Spacing(1 / count if to_least else 0.0, float(sampler.get("shift_terminal") or 0.0))
     denoise = next(unit for unit in units if "pred" in unit.writes)
     times, target, measure = (
         next(unit for unit in units if name in unit.writes) for name in ("time", "target", "loss")
@@ -208,6 +234,7 @@ def distilled(units: Sequence[Unit], steps: int) -> tuple[Unit, ...]:
             "names": names,
             "steps": steps,
             "shift": shift,
+            "spacing": spacing,
             "patch": times.constants["patch"],
         },
     )

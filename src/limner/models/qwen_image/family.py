@@ -130,7 +130,7 @@ FAMILY = Family(
     units=(tokenize, encode_text, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.aim, rectified.measure),
     text=("context", "text_mask"),
-    supported_options=rectified.SUPPORTED_OPTIONS,
+    supported_options=rectified.SUPPORTED_OPTIONS | {"distill_steps"},
     constants=rectified.constants,
     targets={"attention": ATTENTION + JOINT, "all-linear": ATTENTION + JOINT + FEED},
     text_targets={},
@@ -140,5 +140,6 @@ FAMILY = Family(
     pipeline_kwargs=pipeline_kwargs,
     prompt_kwargs=prompt_kwargs,
     arch=ARCH,
+    distilled=rectified.distilled,
     padded_values=frozenset({"context", "text_mask"}),
 )

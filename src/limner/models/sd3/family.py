@@ -117,7 +117,7 @@ FAMILY = Family(
     units=(tokenize, tokenize_2, tokenize_3, encode_clip, encode_both, encode_t5, encode_image)
     + (draw_latent, draw_noise, rectified.draw_time, denoise, rectified.aim, rectified.measure),
     text=("context", "pooled", "context_2", "pooled_2", "context_3"),
-    supported_options=rectified.SUPPORTED_OPTIONS,
+    supported_options=rectified.SUPPORTED_OPTIONS | {"distill_steps"},
     constants=partial(rectified.constants, tokens=TOKENS),
     targets={"attention": ATTENTION, "all-linear": ATTENTION + FEED},
     text_targets={
@@ -136,6 +136,7 @@ FAMILY = Family(
     prompt_kwargs=prompt_kwargs,
     unused_parts=("image_encoder", "feature_extractor"),
     guidance=Guidance(passes="negative-first"),
+    distilled=partial(rectified.distilled, to_least=True),
     arch=ArchSpec(
         blocks=("transformer_blocks.*",),
         depths=("num_layers",),
