@@ -4,10 +4,12 @@
 
 Each kind gets the size whose trained numbers are nearest to those of a LoRA of rank 16. The lessons, their
 steps and rates are those of ``limner demo``; a judge that learned from real art says what was learned. The
-time of a step is measured apart, the kinds in turn, so that what else the machine does weighs on all alike.
+time of a step is measured apart, in turn with a LoRA's, so that what else the machine does weighs on both.
+A kind that the file of results holds already, of as many seeds, is not measured again.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -33,7 +35,7 @@ from limner.run_folder import RunDir
 from limner.runs import train
 
 RANK = 16
-TIMED_STEPS, ROUNDS = 25, 4
+TIMED_STEPS, ROUNDS = 20, 3
 """Steps of a run whose steps are timed, and how often the kinds take their turn."""
 Changes = Mapping[str, Any]
 
@@ -98,34 +100,43 @@ def figures_of(changes: Changes, seeds: int, judge: Judge, reporter: Any) -> dic
     }
 
 
+def measured(seeds: int) -> dict[str, dict[str, Any]]:
+    """The kinds that the file of results holds already, of so many seeds."""
+    path = outcome.RESULTS / "adapter_kinds.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return record["kinds"] if record.get("seeds") == seeds else {}
+
+
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure what is not measured yet, print, keep."""
     parser = argparse.ArgumentParser(description="What each kind of adapter learns at equal bytes.")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--kinds", nargs="+", default=["lora", "loha", "lokr", "dora"])
     options = parser.parse_args()
     judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
     wanted = numbers({"kind": "lora", "rank": RANK})
-    chosen = {kind: nearest(kind, wanted) for kind in options.kinds}
-    times = step_seconds({kind: changes for kind, (changes, _) in chosen.items()}, reporter)
-    results: dict[str, dict[str, Any]] = {}
-    for kind, (changes, count) in chosen.items():
+    for kind in options.kinds:
+        if kind in measured(options.seeds):
+            continue
+        changes, count = nearest(kind, wanted)
         reporter.line(f"{kind}: {dict(changes)}, {count} trained numbers")
-        figures = figures_of(changes, options.seeds, judge, reporter)
-        size = {"lora": dict(changes), "trained": count, "bytes": 4 * count, "step_seconds": times[kind]}
-        results[kind] = {**size, **figures}
-        outcome.save("adapter_kinds", {"seeds": options.seeds, "kinds": results})
+        times = step_seconds({"lora": {"kind": "lora", "rank": RANK}, kind: changes}, reporter)
+        size = {"lora": dict(changes), "trained": count, "bytes": 4 * count}
+        row = {**size, "step": times[kind] / times["lora"]}
+        row |= figures_of(changes, options.seeds, judge, reporter)
+        outcome.save(
+            "adapter_kinds", {"seeds": options.seeds, "kinds": {**measured(options.seeds), kind: row}}
+        )
     header = ["kind", "trained", "bytes", "step", "style", "without trigger", "noun", "subject"]
-    first = times[options.kinds[0]]
     rows = [
         [
             f"{kind}, {', '.join(f'{key} {value}' for key, value in row['lora'].items() if key != 'kind')}",
             str(row["trained"]),
             str(row["bytes"]),
-            f"{row['step_seconds'] / first:.2f}",
+            f"{row['step']:.2f}",
             *(f"{row[name]:.0%}" for name in ("style", "style without trigger", "noun", "subject")),
         ]
-        for kind, row in results.items()
+        for kind, row in measured(options.seeds).items()
     ]
     sys.stdout.write(outcome.table(header, rows) + "\n")
 

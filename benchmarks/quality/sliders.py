@@ -60,10 +60,10 @@ def noun_share(judge: Judge, images: np.ndarray, nouns: Sequence[str]) -> float:
 
 
 def measured(
-    ends: tuple[str, str], lora: Path, judge: Judge, seeds: int, reporter: Any
+    ends: tuple[str, str], lora: Path, judge: Judge, count: int, reporter: Any
 ) -> list[dict[str, float]]:
     """The judge's score and the share of right nouns at each strength."""
-    nouns = demo.test_nouns(judge) * seeds
+    nouns = demo.test_nouns(judge)[:count]
     prompts = [[end.replace("[neutral]", noun) for noun in nouns] for end in ends]
     positive, negative = (
         judge.features(painted(None, 0.0, texts, judge, reporter), of_style=True).mean(0) for texts in prompts
@@ -83,7 +83,7 @@ def main() -> None:
     """Train, paint, judge, keep."""
     parser = argparse.ArgumentParser(description="Concept sliders on the embedded base.")
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=2, help="pictures of each noun")
+    parser.add_argument("--nouns", type=int, default=16, help="that are asked for")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
@@ -91,10 +91,10 @@ def main() -> None:
     for name, ends in SLIDERS.items():
         done = train(recipe_for(*ends, options.steps), options.out / name.split()[0], reporter)
         assert done.lora is not None
-        rows = measured(ends, done.lora, judge, options.seeds, reporter)
+        rows = measured(ends, done.lora, judge, options.nouns, reporter)
         monotone = all(low["score"] < high["score"] for low, high in pairwise(rows))
         results[name] = {"rows": rows, "monotone": monotone, "seconds": done.seconds}
-        outcome.save("sliders", {"steps": options.steps, "seeds": options.seeds, "sliders": results})
+        outcome.save("sliders", {"steps": options.steps, "nouns": options.nouns, "sliders": results})
     table = [
         [f"{name}: {key}", *(f"{row[key]:.2f}" for row in result["rows"])]
         for name, result in results.items()
