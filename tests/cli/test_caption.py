@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,18 @@ def test_a_provider_that_fails_is_status_1(limner, photos, scribe):
 
 def test_a_folder_that_is_not_there_is_told(limner):
     assert "does not exist. Name a folder" in limner("caption", Path("gone"), "--with", "openai").err
+
+
+def test_all_sets_of_a_recipe_are_captioned_each_with_its_trigger(limner, photos, scribe, tmp_path):
+    shutil.copytree(photos, tmp_path / "more")
+    (tmp_path / "two.toml").write_text(
+        f'[[data.sets]]\nimages = "{photos.as_posix()}"\ntrigger = "zorb"\n'
+        '[[data.sets]]\nimages = "more"\ntrigger = "quovim"\n'
+    )
+    told = limner("caption", tmp_path / "two.toml", *flags(scribe), "--json")
+    value = json.loads(told.out)
+    assert [entry["new_captions"] for entry in value["sets"]] == [3, 3] and not value["failures"]
+    asked = [
+        [word in request.text for word in ("zorb", "quovim")] for request in scribe.requests if request.body
+    ]
+    assert all(sum(words) == 1 for words in asked) and [True, False] in asked and [False, True] in asked

@@ -95,26 +95,6 @@ def test_an_adapter_of_another_kind_is_told():
 @pytest.mark.parametrize(
     ("values", "ours"),
     [
-        (
-            {"diff_output_preservation": True, "diff_output_preservation_class": "cat"},
-            {"prior.kind": "teacher", "prior.class_word": "cat"},
-        ),
-        (
-            {"diff_output_preservation": False, "diff_output_preservation_class": "person"}
-            | {"diff_output_preservation_multiplier": 1.0, "blank_prompt_preservation": True}
-            | {"blank_prompt_preservation_multiplier": 0.5},
-            {"prior.kind": "blank", "prior.weight": 0.5},
-        ),
-        ({"diff_output_preservation_multiplier": 1.0, "blank_prompt_preservation": False}, {}),
-    ],
-)
-def test_the_bare_base_as_the_teacher(values: dict[str, Any], ours: dict[str, Any]):
-    assert changed(rules.prior, **values) == ours
-
-
-@pytest.mark.parametrize(
-    ("values", "ours"),
-    [
         ({"masked_loss": True, "conditioning_data_dir": "masks"}, {"data.masks": Path("masks")}),
         ({"masked_loss": True, "alpha_mask": True}, {"data.masks": "alpha"}),
         (

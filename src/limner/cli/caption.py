@@ -69,7 +69,10 @@ CAPTIONS = (
 @taking(CAPTIONS)
 def caption(
     *,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A folder of images, or a recipe.toml: all of its folders."),
+    ],
     options: dict[str, Any],
     as_json: Json = False,
     events: Events = False,
@@ -85,16 +88,55 @@ def caption(
     with session(as_json=as_json, events=events) as reporter:
         if options["show_prompt"]:
             value, lines = _prompts(options)
-        elif options["apply"]:
-            value, lines = _apply(folder)
+        elif folder.suffix == ".toml" and folder.is_file():
+            value, lines = _of_sets(folder, options, reporter, open_editor=not as_json)
         else:
-            value, lines = _write(folder, options, reporter) if options["name"] else ({}, [])
-            if options["review"]:
-                table, steps = _review(folder, open_editor=not as_json)
-                value, lines = value | table, lines + steps
+            value, lines = _of_folder(folder, options, reporter, open_editor=not as_json)
     result(value, lines, as_json=as_json)
     if value.get("failures"):
         raise typer.Exit(1)
+
+
+def _of_folder(
+    folder: Path, options: Mapping[str, Any], reporter: Any, *, open_editor: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """What is asked for, of one folder: for programs, and for people."""
+    if options["apply"]:
+        return _apply(folder)
+    value, lines = _write(folder, options, reporter) if options["name"] else ({}, [])
+    if options["review"]:
+        table, steps = _review(folder, open_editor=open_editor)
+        value, lines = value | table, lines + steps
+    return value, lines
+
+
+def _of_sets(
+    file: Path, options: Mapping[str, Any], reporter: Any, *, open_editor: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The same of each folder of a recipe, each with its own trigger, all within one budget.
+
+    Raises:
+        BadRecipe: The file is no recipe.
+    """
+    from limner.recipe.toml import load
+
+    recipe, budget = load(file), options["budget"]
+    values: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for entry in recipe.data.folders:
+        texts = {"trigger": options["trigger"] or entry.trigger, "base": options["base"] or recipe.base}
+        cost = sum(value.get("cost") or 0.0 for value in values)
+        rest = None if budget is None else max(0.0, budget - cost)
+        folder = entry.images or Path()
+        value, words = _of_folder(
+            folder, {**options, **texts, "budget": rest}, reporter, open_editor=open_editor
+        )
+        values.append(value)
+        lines += [f"{folder}", *words]
+    return {
+        "sets": values,
+        "failures": [entry for value in values for entry in value.get("failures", [])],
+    }, lines
 
 
 def _refuse_contradictions(options: Mapping[str, Any]) -> None:

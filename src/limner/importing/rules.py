@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from limner.importing import objectives
 from limner.importing.book import Book, is_set, number
 from limner.importing.counts import images, steps
 from limner.importing.options import ForeignOption
@@ -298,31 +299,6 @@ def parts(book: Book) -> None:
         book.row(option, "always so", note)
 
 
-PRIORS = {"diff_output_preservation": "teacher", "blank_prompt_preservation": "blank"}
-"""ai-toolkit's switches -> kinds of prior. Of each there is a multiplier, which counts where it is on."""
-
-
-def prior(book: Book) -> None:
-    """The bare base as the teacher: the first switch that is on; words and weights of others are off."""
-    kind = next((kind for name, kind in PRIORS.items() if book.peek(name) is True), "")
-    for name, other in PRIORS.items():
-        for option in book.each(name):
-            if other == kind:
-                book.set(option, {"prior.kind": kind})
-            else:
-                book.row(option, "cannot be had", "There is one kind of prior.")
-        for option, value in book.numbers(f"{name}_multiplier"):
-            if other == kind and value > 0:
-                book.set(option, {"prior.weight": value}, outcome="kept")
-            else:
-                book.row(option, "off")
-    for option in book.each("diff_output_preservation_class"):
-        if kind == "teacher":
-            book.set(option, {"prior.class_word": str(option.value)}, outcome="kept")
-        else:
-            book.row(option, "off")
-
-
 MASK_SOURCES = {"alpha_mask": "alpha", "masked_training": "sidecar"}
 """Switch of theirs -> where masks are."""
 
@@ -381,6 +357,7 @@ def samples(book: Book) -> None:
 
 
 RULES: tuple[Callable[[Book], None], ...] = (
+    *objectives.RULES,
     base,
     images,
     steps,
@@ -393,7 +370,6 @@ RULES: tuple[Callable[[Book], None], ...] = (
     controls,
     quantization,
     parts,
-    prior,
     output,
     samples,
 )

@@ -1,0 +1,127 @@
+"""Settings that say what is learned: sliders, distillation, priors; precision; control images of prompts."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from limner.importing.book import Book, number
+
+SLIDER = {
+    "target_class": "neutral",
+    "target": "neutral",
+    "positive_prompt": "positive",
+    "positive": "positive",
+    "negative_prompt": "negative",
+    "unconditional": "negative",
+    "guidance_strength": "guidance",
+    "guidance_scale": "guidance",
+}
+"""Keys in a table ``slider`` of ai-toolkit, and in LECO's words -> ours."""
+ENDS = ("positive_prompt", "positive")
+IMAGES = ("trigger_word", "caption_dropout_rate", "folder_path")
+"""What is said of images, of which a slider learns none."""
+TABLE = re.compile(r"(?:^|\.)slider\.(?:targets\.\d+\.)?\w+$")
+CONTROL = re.compile(r"\s*--ctrl_img(?:_\d)?\s+(\S+)")
+"""A control image in a prompt of ai-toolkit."""
+
+
+def slider(book: Book) -> None:
+    """A slider of prompts; of several, the first."""
+    options = [option for option in book.options if TABLE.search(option.key)]
+    book.options = [option for option in book.options if option not in options]
+    is_slider = any(option.leaf in ENDS and str(option.value).strip() for option in options)
+    for option in options:
+        key, value = SLIDER.get(option.leaf), option.value
+        path = f"slider.{key}"
+        if not is_slider or value in (None, ""):
+            book.row(option, "off")
+        elif key is None:
+            book.row(option, "cannot be had", "No such setting of a slider here.")
+        elif path in book.changes:
+            book.row(option, "cannot be had", "One slider is trained: the first.")
+        elif key == "guidance" and number(value) is None:
+            book.row(option, "cannot be had", "It is no number.")
+        else:
+            values = {"neutral": (str(value),), "guidance": number(value)}
+            assignments: dict[str, Any] = {path: values.get(key, str(value))}
+            book.set(option, assignments, outcome="kept" if key != "neutral" else "translated")
+    if is_slider:
+        book.changes["train.objective"] = "slider"
+        for option in book.take(*IMAGES):
+            book.row(
+                option, "cannot be had", "A slider is made of its prompts: the base generates its images."
+            )
+
+
+def distillation(book: Book) -> None:
+    """DiffSynth's task: ordinary training, or direct distillation from a teacher's pictures."""
+    for option in book.each("task"):
+        word = str(option.value).partition(":")[0].lower()
+        if word == "direct_distill":
+            note = "Each picture wants the seed of its start noise: a column seed in the metadata."
+            book.set(option, {"train.objective": "distill"}, note)
+        elif word == "sft":
+            book.row(option, "always so", "Frozen values are cached before the first step.")
+        else:
+            book.row(option, "cannot be had", "Tasks are sft and direct_distill.")
+
+
+def precision(book: Book) -> None:
+    """The precision of the arithmetic: the plan's choice, unless it is the widest."""
+    for option in book.each("mixed_precision", "train_dtype", "dtype"):
+        word = str(option.value).lower()
+        if word in ("no", "fp32", "float32", "float"):
+            book.set(option, {"limits.compute_dtype": "fp32"})
+        elif word in ("fp16", "float16", "float_16"):
+            note = "fp16 with a scaled loss on cards without bf16, bf16 on others: limits.compute_dtype."
+            book.row(option, "the plan decides", note)
+        else:
+            book.row(option, "the plan decides")
+
+
+def controlled_prompts(book: Book) -> None:
+    """Prompts with control images in them, each with as many."""
+    for option in book.options:
+        texts = option.value if isinstance(option.value, list) else [option.value]
+        if option.leaf != "prompts" or not any(CONTROL.search(str(text)) for text in texts):
+            continue
+        images = [CONTROL.findall(str(text)) for text in texts]
+        book.options.remove(option)
+        assignments: dict[str, Any] = {
+            "sample.prompts": tuple(CONTROL.sub("", str(text)).strip() for text in texts)
+        }
+        if len({len(paths) for paths in images}) == 1:
+            assignments["sample.control"] = tuple(Path(path) for paths in images for path in paths)
+            book.set(option, assignments, "Control images of the prompts, in their order.")
+        else:
+            book.set(option, assignments, "Each prompt wants as many control images: set sample.control.")
+        return
+
+
+PRIORS = {"diff_output_preservation": "teacher", "blank_prompt_preservation": "blank"}
+"""ai-toolkit's switches -> kinds of prior. Of each there is a multiplier, which counts where it is on."""
+
+
+def prior(book: Book) -> None:
+    """The bare base as the teacher: the first switch that is on; words and weights of others are off."""
+    kind = next((kind for name, kind in PRIORS.items() if book.peek(name) is True), "")
+    for name, other in PRIORS.items():
+        for option in book.each(name):
+            if other == kind:
+                book.set(option, {"prior.kind": kind})
+            else:
+                book.row(option, "cannot be had", "There is one kind of prior.")
+        for option, value in book.numbers(f"{name}_multiplier"):
+            if other == kind and value > 0:
+                book.set(option, {"prior.weight": value}, outcome="kept")
+            else:
+                book.row(option, "off")
+    for option in book.each("diff_output_preservation_class"):
+        if kind == "teacher":
+            book.set(option, {"prior.class_word": str(option.value)}, outcome="kept")
+        else:
+            book.row(option, "off")
+
+
+RULES: tuple[Callable[[Book], None], ...] = (slider, distillation, precision, controlled_prompts, prior)
