@@ -130,15 +130,15 @@ def start_noise(latent_mean: Tensor, seed: Tensor) -> Tensor:
 class Spacing:
     """Where the times of a sampler's steps stand (``FlowMatchEulerDiscreteScheduler`` of diffusers)."""
 
-    least: float = 0.0
+    minimum: float = 0.0
     """Smallest time of training before its shift, where the last step begins; 0: at 1 / steps."""
     terminal: float = 0.0
     """Where the last step begins once times are shifted and stretched (``shift_terminal``); 0: anywhere."""
 
     def times(self, steps: int, shift: float) -> list[float]:
         """Times of Euler steps, from 1 to 0, both included: steps + 1 of them, shifted as the sampler's."""
-        last = shifted(torch.tensor(self.least), shift).item() if self.least else 1.0 / steps
-        times = shifted(torch.linspace(1.0, last, steps), shift)
+        end = shifted(torch.tensor(self.minimum), shift).item() if self.minimum else 1.0 / steps
+        times = shifted(torch.linspace(1.0, end, steps), shift)
         if self.terminal and steps > 1:
             times = 1 - (1 - times) * ((1 - self.terminal) / (1 - times[-1]))
         return [*times.tolist(), 0.0]
@@ -197,7 +197,7 @@ def measure_sampled(sampled: Tensor, latent_mean: Tensor, *, loss_form: LossForm
 
 
 def distilled(
-    units: Sequence[Unit], steps: int, sampler: Mapping[str, Any], *, to_least: bool = False
+    units: Sequence[Unit], steps: int, sampler: Mapping[str, Any], *, to_minimum: bool = False
 ) -> tuple[Unit, ...]:
     """The units of a student that samples in so many steps: what draws goes, the denoiser becomes a sampler.
 
@@ -208,11 +208,11 @@ def distilled(
         units: The family's, bound.
         steps: Of the student.
         sampler: Config of the base's sampler.
-        to_least: Whether the pipeline leaves the times to the sampler, which goes down to the smallest time
+        to_minimum: Whether the pipeline leaves the times to the sampler, which goes down to the smallest time
             of training; else it gives times down to 1 / steps.
     """
     count = int(sampler.get("num_train_timesteps", 1000))
-    spacing = Spacing(1 / count if to_least else 0.0, float(sampler.get("shift_terminal") or 0.0))
+    spacing = Spacing(1 / count if to_minimum else 0.0, float(sampler.get("shift_terminal") or 0.0))
     denoise = next(unit for unit in units if "pred" in unit.writes)
     times, target, measure = (
         next(unit for unit in units if name in unit.writes) for name in ("time", "target", "loss")

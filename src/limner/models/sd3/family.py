@@ -136,7 +136,7 @@ FAMILY = Family(
     prompt_kwargs=prompt_kwargs,
     unused_parts=("image_encoder", "feature_extractor"),
     guidance=Guidance(passes="negative-first"),
-    distilled=partial(rectified.distilled, to_least=True),
+    distilled=partial(rectified.distilled, to_minimum=True),
     arch=ArchSpec(
         blocks=("transformer_blocks.*",),
         depths=("num_layers",),
