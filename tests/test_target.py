@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from limner.assembly.phases import phase
 from limner.errors import BadRecipe, BadUsage
 from limner.files import write_text
-from limner.recipe.toml import dump, placed
+from limner.recipe import Recipe
+from limner.recipe.toml import change, dump, placed
 from limner.target import folder_name, home_of, overrides_from, request_for, unplaced
 from messages import raises
 
@@ -195,3 +197,34 @@ def test_a_picture_in_place_of_its_folder_is_told(photos):
 def test_a_base_in_place_of_images_is_told(tiny_base):
     with pytest.raises(BadUsage, match=f"is a base. Name a folder of images or a run.*--base {tiny_base}"):
         request_for(tiny_base, {}, None)
+
+
+def test_several_resolutions_stand_between_commas():
+    sides = {text: overrides_from({"data.resolution": text, "set": None}) for text in ("512", "512,768,1024")}
+    assert Recipe(data={"resolution": sides["512"]["data.resolution"]}).data.resolution == 512
+    assert sides["512,768,1024"] == {"data.resolution": (512, 768, 1024)}
+    with raises(BadUsage):
+        overrides_from({"data.resolution": "512x512", "set": None})
+
+
+def test_a_run_on_images_that_the_base_generated_goes_on_by_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    slider = {"positive": "red", "neutral": ("a cat",)}
+    recipe = Recipe(train={"objective": "slider"}, slider=slider)
+    write_text(tmp_path / "red.toml", dump(recipe))
+    home = request_for(tmp_path / "red.toml", {}, None).out
+    write_text(home / "recipe.toml", dump(change(recipe, {"data.images": tmp_path / home / "teacher"})))
+    assert request_for(tmp_path / "red.toml", {}, None).out == home
+
+
+def test_a_run_of_pairs_goes_on_by_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(pairs=[{"before": tmp_path / "a", "after": tmp_path / "b"}])
+    write_text(tmp_path / "ink.toml", dump(recipe))
+    home = request_for(tmp_path / "ink.toml", {}, None).out
+    for recorded in (recipe, phase(recipe, "after")):  # in the first phase, and in the second
+        write_text(home / "recipe.toml", dump(recorded))
+        assert request_for(tmp_path / "ink.toml", {}, None).out == home
+    write_text(home / "recipe.toml", dump(phase(recipe, "before")))
+    with pytest.raises(BadUsage, match="holds a run on"):
+        request_for(tmp_path / "ink.toml", {}, None)

@@ -28,8 +28,8 @@ class RecipeKeys(TypedDict, total=False):
     """Learning rate."""
     batch: int
     """Images per step."""
-    resolution: int
-    """Side of the training square, in pixels."""
+    resolution: int | Sequence[int]
+    """Side of the training square, in pixels, or several."""
     seed: int
     """Seed of every random draw."""
     save_every: int

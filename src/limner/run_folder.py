@@ -49,6 +49,7 @@ class RunDir:
         self.init_path = self.path / "init.json"
         self.prior_path = self.path / "prior"
         self.teacher_path = self.path / "teacher"
+        self.before_path = self.path / "before"
         self.samples_path = self.path / "samples"
         self.prompts_path = self.samples_path / "prompts.json"
         self.earlier_path = self.samples_path / "earlier"

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
-from limner.errors import LimnerError, first_line
+from limner.assembly.phases import phase, require_pairs_alike
+from limner.errors import LimnerError, Stopped, first_line
 from limner.events import CacheFilled, Done, Event, Sampled, Saved
+from limner.files import write_text
 from limner.generation import class_images
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn import distributed
 from limner.planning.run_plan import plan_run
+from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.report.report import write_report
 from limner.report.sheet import write_sheet
@@ -43,7 +47,13 @@ def train(recipe: Recipe, out: Path, reporter: Reporter) -> Done:
 
 def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
     """The same as a generator that yields after each step. See ``training.train.running``."""
-    run = RunDir(out)
+    run, memory = RunDir(out), partial(held_on, recipe.limits.device)
+    phases = _of_pairs if recipe.pairs else _phase
+    return _open_to_others(run, reporter, stop, memory, lambda events: phases(recipe, run, events, stop))
+
+
+def _phase(recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
+    """A training with its pages."""
 
     def pages(event: Event) -> None:
         if isinstance(event, Sampled):
@@ -58,12 +68,8 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
             except (LimnerError, OSError) as error:
                 reporter.line(f"No report at step {event.step} ({first_line(error)}); training goes on.")
 
-    def steps(events: Reporter) -> Generator[None, None, Done]:
-        starting_lora = partial(initial_lora, predictor=_predict)
-        return trainer.running(recipe, run, events, stop, plan_run, class_images, starting_lora)
-
-    memory = partial(held_on, recipe.limits.device)
-    return _open_to_others(run, reporter.also(pages), stop, memory, steps)
+    starting_lora = partial(initial_lora, predictor=_predict)
+    return trainer.running(recipe, run, reporter.also(pages), stop, plan_run, class_images, starting_lora)
 
 
 def _open_to_others(
@@ -84,6 +90,40 @@ def _open_to_others(
         return (yield from steps(reporter))
 
 
+def _of_pairs(
+    recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt
+) -> Generator[None, None, Done]:
+    """Both phases of pairs: the first, a run in the run folder, unless the second has begun; then the second.
+
+    Raises:
+        Stopped: As ``train``.
+    """
+    require_pairs_alike(recipe)
+    first = RunDir(run.before_path)
+    if not run.checkpoints():
+        _note(recipe, run)
+        reporter.line(f"Phase 1 of 2: {recipe.train.steps} steps on the images before, in {first.path}.")
+        try:
+            yield from _phase(phase(recipe, "before"), first, _without_end(reporter), stop)
+        except Stopped as error:
+            text = str(error).replace(f"limner train {first.path}", f"limner train {run.path}")
+            raise Stopped(text) from error
+    reporter.line(f"Phase 2 of 2: {recipe.train.steps} steps on the images after, beside {first.lora_path}.")
+    return (yield from _phase(phase(recipe, "after", first.lora_path.absolute()), run, reporter, stop))
+
+
+def _note(recipe: Recipe, run: RunDir) -> None:
+    """Write down the recipe with its pairs, so that `limner train RUN` goes on with both phases."""
+    if distributed.rank() == 0:
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_text(run.recipe_path, toml.dump(recipe))
+
+
+def _without_end(reporter: Reporter) -> Reporter:
+    """A reporter that is not told of the end of a phase, as the run goes on."""
+    return Reporter(lambda event: None if isinstance(event, Done) else reporter.event(event), reporter.stop)
+
+
 def _predict(
     paths: Sequence[Path], source: Source, family: Family, predictor: str, reporter: Reporter
 ) -> PredictedLora:
@@ -97,4 +137,14 @@ def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
     """
-    return training_cache.cache(recipe, RunDir(out), reporter, plan_run, class_images)
+    run = RunDir(out)
+    if not recipe.pairs:
+        return training_cache.cache(recipe, run, reporter, plan_run, class_images)
+    require_pairs_alike(recipe)
+    first = RunDir(run.before_path)
+    before = training_cache.cache(phase(recipe, "before"), first, reporter, plan_run, class_images)
+    after = training_cache.cache(phase(recipe, "after"), run, reporter, plan_run, class_images)
+    if not run.checkpoints():
+        _note(recipe, run)
+    sums = {entry.name: getattr(before, entry.name) + getattr(after, entry.name) for entry in fields(after)}
+    return replace(after, **sums)

@@ -44,11 +44,24 @@ def overrides_from(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         BadRecipe: An assignment of ``--set`` without "=", or an unknown key.
+        BadUsage: A resolution is no number.
     """
     from limner.recipe.toml import settings
 
     short = {key: value for key, value in options.items() if value is not None and key != "set"}
+    if isinstance(sides := short.get("data.resolution"), str):
+        short["data.resolution"] = _sides(sides)
     return short | settings(options["set"] or [])
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    """What ``--resolution`` holds: ``_sides("512,768") == (512, 768)``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadUsage(
+            f"--resolution is {text!r}; write a number of pixels, or several with commas between them."
+        ) from None
 
 
 def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) -> RunRequest:
@@ -77,12 +90,12 @@ def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) ->
         recipe, sources = change(_recipe_at(file), overrides), {}
         home = out or _home(file, recipe)
         if home not in (out, file.parent):
-            _free(home, recipe.data.roots[0])
+            _free(home, _roots(recipe)[0])
     else:
         recipe, sources = _from_images(target, overrides)
         home = out or _free(_outside(RUNS / recipe.name, [target]), target)
     recipe = placed(recipe, Path.cwd())
-    for folder in recipe.data.roots:
+    for folder in _roots(recipe):
         _refuse_inside(home, folder)
     prompts(recipe)  # a missing prompt file should be told before an hour of caching
     return RunRequest(recipe, home, sources)
@@ -160,8 +173,9 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Ru
     from limner.recipe.toml import change, placed, prompts
 
     recipe = placed(change(recipe, overrides) if overrides else recipe, Path.cwd())
-    home = out or _free(_outside(RUNS / recipe.name, recipe.data.roots), recipe.data.roots[0])
-    for folder in recipe.data.roots:
+    roots = _roots(recipe)
+    home = out or _free(_outside(RUNS / recipe.name, roots), roots[0])
+    for folder in _roots(recipe):
         _refuse_inside(home, folder)
     prompts(recipe)
     return RunRequest(recipe, home, {})
@@ -176,6 +190,12 @@ def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     start = preset(concept, preset_name(base), images, *ways(overrides))
     return change(start, {"base": base, **overrides})
+
+
+def _roots(recipe: Any) -> tuple[Path, ...]:
+    """The folders of images that a run trains on; of pairs first those of its second phase."""
+    pairs = recipe.pairs
+    return (*(pair.after for pair in pairs), *(pair.before for pair in pairs)) or recipe.data.roots
 
 
 def _refuse_inside(home: Path, images: Path) -> None:
@@ -251,8 +271,9 @@ def home_of(target: Path) -> Path | None:
 
 def _home(file: Path, recipe: Any) -> Path:
     """The run folder of a recipe file, which has been read."""
-    home = home_of(file) or RUNS / folder_name(recipe.data.roots[0])
-    return home if home == file.parent else _outside(home, recipe.data.roots)
+    roots = _roots(recipe)
+    home = home_of(file) or RUNS / folder_name(roots[0])
+    return home if home == file.parent else _outside(home, roots)
 
 
 def _is_run(folder: Path) -> bool:
@@ -286,7 +307,7 @@ def _free(home: Path, images: Path) -> Path:
 
     file = RunDir(home).recipe_path
     if file.is_file():
-        run_images = load(file).data.roots[0]
+        run_images = _roots(load(file))[0]
         generated = real_path(run_images).is_relative_to(real_path(home))  # by the base, before training
         if not generated and real_path(run_images) != real_path(images):
             raise BadUsage(

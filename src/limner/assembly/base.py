@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from limner.assembly.assemble import ModelSpec
     from limner.models.family import Family
 
+PENDING = Path("the LoRA of the images before")
+"""Stands for the adapter of a second phase in a plan that is made before the first."""
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -223,7 +225,7 @@ class ResolvedBase:
         with swiftly():
             from limner.assembly.assemble import ModelSpec
             from limner.assembly.trainable import trainable_of
-            from limner.assembly.training_adapter import training_adapter
+            from limner.assembly.training_adapter import pending_adapter, training_adapter
 
         family = self.family
         for side in ("width", "height"):
@@ -241,9 +243,12 @@ class ResolvedBase:
             kind=self.kind,
             controls=self.controls,
         )
+        denoiser = family.denoiser
+        if self.recipe.train.adapter == str(PENDING):  # a plan of the second phase, before the first
+            model = spec.skeleton(denoiser)
+            return replace(spec, adapter=pending_adapter(spec.trainable.layers(spec, denoiser, model), model))
         if not (adapter := self.recipe.train.adapter):
             return spec
-        denoiser = family.denoiser
         return replace(
             spec, adapter=training_adapter(adapter, family.name, denoiser, spec.skeleton(denoiser))
         )

@@ -113,6 +113,23 @@ def training_adapter(name: str, family: str, denoiser: str, model: nn.Module) ->
     return TrainingAdapter(without_path(name), sha256_file(path), factors)
 
 
+def pending_adapter(ranks: Mapping[str, int], model: nn.Module) -> TrainingAdapter:
+    """The LoRA of a phase that has not been trained yet, without numbers: what a plan counts.
+
+    Args:
+        ranks: Layer -> rank, of what will be trained.
+        model: The denoiser without weights, as it is.
+    """
+    layers: dict[str, Factors] = {}
+    for name, rank in ranks.items():
+        weight: torch.Tensor = model.get_submodule(name).weight  # pyright: ignore[reportAssignmentType]
+        kernel = tuple(weight.shape[2:])
+        down = torch.empty(rank, *weight.shape[1:], device="meta")
+        up = torch.empty(weight.shape[0], rank, *(1 for _ in kernel), device="meta")
+        layers[name] = Factors(down, up)
+    return TrainingAdapter("the LoRA of the images before", "pending", layers)
+
+
 def _layer(module: nn.Module) -> bool:
     """Whether a module may get a pair."""
     return isinstance(module, nn.Linear | QuantizedLinear) or plain(module)

@@ -13,6 +13,7 @@ import numpy as np
 
 from limner.assembly.base import ImageSizes, Shape
 from limner.assembly.datasets import joined_folder, what_sets_hold
+from limner.assembly.phases import phase, require_pairs_alike
 from limner.checking import findings as judged
 from limner.checking.findings import ADVICE, NOTE, PROBLEM, Finding
 from limner.checking.image_stats import ImageStats, measure
@@ -104,6 +105,9 @@ def check(recipe: Recipe, out: Path, reporter: Reporter, *, encoder: str | None 
         BadRecipe: ``data.crop`` asks for what is not installed.
     """
     start = time.monotonic()
+    if recipe.pairs:
+        require_pairs_alike(recipe)
+        recipe = phase(recipe, "after")
     base = base_of(recipe)
     image_sizes = ImageSizes(recipe.data, base.shape)
     folders = _read(recipe, image_sizes.min_side)

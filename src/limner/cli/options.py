@@ -119,8 +119,9 @@ RECIPE = (
     Option(
         "--resolution",
         "data.resolution",
-        int,
-        "Training resolution: side of the square in pixels.",
+        str,
+        "Training resolution: side of the square in pixels, or several: 512,768,1024.",
+        metavar="PIXELS",
         verbs="init train cache check plan",
     ),
     Option("--seed", "seed", int, "Random seed.", verbs="init train"),

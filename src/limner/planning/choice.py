@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from limner.errors import BadRecipe
 from limner.nn.memory.plan import BITS, CAPABLE, Compute, Gradients, OptimizerState, Plan, Products, Weights
 from limner.planning import host, memory
 from limner.planning.devices import Device
@@ -144,6 +145,23 @@ def mechanism_count(plan: Plan) -> int:
     )
     used += (plan.decode_tiled, plan.swap_buffers > 2, plan.gradients == "bf16")
     return sum(map(bool, used))
+
+
+def multiplied(request: PlanRequest, device: Device) -> PlanRequest:
+    """The request without weights that the device does not multiply in 8 bits, where products shall be so.
+
+    Raises:
+        BadRecipe: There are no others.
+    """
+    if request.matmul_precision == "full":
+        return request
+    able = device.eightfold
+    if kinds := tuple(kind for kind in able if kind in request.weights):
+        return replace(request, weight_kinds=kinds)
+    raise BadRecipe(
+        f"The run multiplies {' and '.join(request.weights)} in 8 bits, and {device.name} "
+        f"{' and '.join(able)} only. Go on where it began, or begin another run with --out."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

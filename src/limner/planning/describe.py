@@ -52,6 +52,7 @@ def lines(result: PlanResult) -> list[str]:
         *_memory(result, result.choice),
         "",
         "The plan",
+        *(["  two phases of pairs, before and after; memory is that of the second"] if result.first else []),
         *(f"  {sentence}" for sentence in sentences(result, result.choice)),
         "",
         *_time(result, result.choice),

@@ -4,18 +4,19 @@ Where the profile of the base is known already, nothing here loads torch: the an
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from limner.assembly.base import ResolvedBase, fp16_of, sample_settings
+from limner.assembly.base import PENDING, ResolvedBase, fp16_of, sample_settings
+from limner.assembly.phases import phase
 from limner.data.order import QUANTILES
-from limner.errors import BadRecipe, DoesNotFit
+from limner.errors import DoesNotFit
 from limner.models.registry import hub_bases
 from limner.models.source import hub_page
 from limner.nn.memory.plan import OptimizerState, Plan, PreviousPrecision
 from limner.planning.advice import Alternative, Misfit, alternatives, misfit
-from limner.planning.choice import Choice, PlanRequest, assess, budget
+from limner.planning.choice import Choice, PlanRequest, assess, budget, multiplied
 from limner.planning.counts import Counts, counts_of
 from limner.planning.devices import Device
 from limner.planning.disk import fetched_bytes, here, mapped_bytes
@@ -54,6 +55,8 @@ class PlanResult:
     """US dollars per hour."""
     missing_bytes: int = 0
     """Bytes of the base's files that are not on this disk yet."""
+    first: "PlanResult | None" = None
+    """Of pairs: the phase before this one, on the images before."""
     mixture: Mixture = Mixture()
     """Of the smaller sizes, where images are seen at several; ``profile`` is that of the largest."""
 
@@ -83,14 +86,16 @@ class PlanResult:
         memory is short.
         """
         plan = self.choice.plan if self.choice else Plan()
+        first = self.first.disk if self.first else {}
         checkpoint_bytes = saved_bytes(
             self.profile, plan, self.request.optimizer, average=self.request.average
         )
         return {
             "download": self.missing_bytes,
-            "cache": round(self.mixture.entry(self.profile) * self.counts.views),
-            "checkpoints": self.recipe.train.checkpoints_held * checkpoint_bytes,
-            "loras": self._lora_bytes,
+            "cache": round(self.mixture.entry(self.profile) * self.counts.views) + first.get("cache", 0),
+            "checkpoints": self.recipe.train.checkpoints_held * checkpoint_bytes
+            + first.get("checkpoints", 0),
+            "loras": self._lora_bytes + first.get("loras", 0),
             "model": 0 if self.request.trained.leaves_loras else self.profile.download,
             "mapped": mapped_bytes(self.profile, plan),
         }
@@ -131,6 +136,13 @@ class PlanResult:
             total, measure=total_at(self.profile).measure
         )  # validation views have the largest size
         return replace(self, choice=choice, total=total, alternatives=())
+
+    def following(self, first: "PlanResult") -> "PlanResult":
+        """The plan of a second phase, with the time of both."""
+        if None in (totals := (self.total, first.total)):
+            return self if first.fits else first
+        seconds = {entry.name: sum(getattr(total, entry.name) for total in totals) for entry in fields(Total)}
+        return replace(self, total=Total(**seconds), first=first)
 
     def encode_down(self, used_bytes: int) -> "PlanResult":
         """The same run with a way to fill the cache that needs clearly less. As :meth:`down`."""
@@ -214,6 +226,25 @@ def plan(
     Raises:
         LimnerError: The recipe, the base or the device cannot be used.
     """
+    way = partial(
+        _plan, reporter=reporter, card=card, price=price, whole=whole, device=device, previous=previous
+    )
+    if recipe.pairs:
+        return way(phase(recipe, "after", PENDING)).following(way(phase(recipe, "before")))
+    return way(recipe)
+
+
+def _plan(
+    recipe: Recipe,
+    reporter: Reporter,
+    *,
+    card: str | None,
+    price: float | None,
+    whole: bool,
+    device: Device | None,
+    previous: PreviousPrecision | None,
+) -> PlanResult:
+    """The plan of one phase. As :func:`plan`."""
     device = device or device_for(recipe.limits, card=card)
     counts = counts_of(recipe)
     request = _request(recipe, device, counts, previous)
@@ -257,7 +288,7 @@ def _request(
 ) -> PlanRequest:
     """What a plan is asked for: by the recipe, the device, and a run that goes on."""
     request = request_of(recipe, device, counts.sizes, fp16=fp16)
-    return _multiplied(_within(previous, request) if previous else request, device)
+    return multiplied(_within(previous, request) if previous else request, device)
 
 
 def _within(previous: PreviousPrecision, request: PlanRequest) -> PlanRequest:
@@ -273,23 +304,6 @@ def _within(previous: PreviousPrecision, request: PlanRequest) -> PlanRequest:
         optimizer_state=optimizer_state,
         matmul_precision=previous.matmul_precision,
         code_modulations=previous.code_modulations,
-    )
-
-
-def _multiplied(request: PlanRequest, device: Device) -> PlanRequest:
-    """The request without weights that the device does not multiply in 8 bits, where products shall be so.
-
-    Raises:
-        BadRecipe: There are no others.
-    """
-    if request.matmul_precision == "full":
-        return request
-    able = device.eightfold
-    if kinds := tuple(kind for kind in able if kind in request.weights):
-        return replace(request, weight_kinds=kinds)
-    raise BadRecipe(
-        f"The run multiplies {' and '.join(request.weights)} in 8 bits, and {device.name} "
-        f"{' and '.join(able)} only. Go on where it began, or begin another run with --out."
     )
 
 

@@ -1,4 +1,4 @@
-"""Keys that cannot stand together with what is learned: distillation, and sliders."""
+"""Keys that cannot stand together with what is learned: distillation, sliders, and differences of pairs."""
 
 from typing import TYPE_CHECKING
 
@@ -96,3 +96,41 @@ def refuse_slider(recipe: "Recipe") -> None:
         if value:
             reason = "holds no image out" if key in NOT_HELD_OUT else "has its prompts alone"
             raise BadRecipe(f'{key} is set, and train.objective is "slider", which {reason}. Remove {key}.')
+
+
+def refuse_pairs(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where pairs lack a side, or something is set that a difference cannot have."""
+    if not recipe.pairs:
+        return
+    for number, pair in enumerate(recipe.pairs, 1):
+        if pair.before is None or pair.after is None:
+            side = "before" if pair.before is None else "after"
+            raise BadRecipe(f"Pair {number} of [[pairs]] has no {side}. Name the folder of its images.")
+        if pair.before == pair.after:
+            raise BadRecipe(
+                f"Pair {number} of [[pairs]] has {pair.before} before and after: there is no difference to "
+                "learn. Name two folders."
+            )
+    train, data = recipe.train, recipe.data
+    keys = {
+        "data.sets": data.sets,
+        "data.validation_images": data.validation_images,
+        "data.control": data.control,
+        "data.masks": data.masks,
+        "lora.text_encoders": recipe.lora.text_encoders,
+        "train.init": train.init,
+        "train.adapter": train.adapter,
+    }
+    if unfit := [key for key, value in keys.items() if value]:
+        raise BadRecipe(
+            f"{unfit[0]} is set, and so are [[pairs]], of which the denoiser learns one LoRA beside another. "
+            f"Remove {unfit[0]}, or the pairs."
+        )
+    choices = {"lora.kind": "lora", "train.method": "lora", "train.objective": "denoise"}
+    values = dict(zip(choices, (recipe.lora.kind, train.method, train.objective), strict=True))
+    for key, choice in choices.items():
+        if values[key] != choice:
+            raise BadRecipe(
+                f'{key} is "{values[key]}", and there are [[pairs]], which want "{choice}". Set {key} = '
+                f'"{choice}", or remove the pairs.'
+            )

@@ -151,6 +151,19 @@ class Data(Section):
         return tuple(dict.fromkeys(entry.trigger for entry in self.folders if entry.trigger))
 
 
+class ImagePair(Section):
+    """Two folders of images of the same names and captions, before and after a change that is learned."""
+
+    section: ClassVar[str] = "pairs"
+
+    before: PathField | None = Field(default=None, examples=["plain"])
+    """Folder of images without what is learned."""
+    after: PathField | None = Field(default=None, examples=["inked"])
+    """Folder of the same images with it, under the same names and captions."""
+    caption: str = ""
+    """Caption of images that have none, in both folders."""
+
+
 class Sample(Section):
     """Samples (validation images): which are generated during training, and when."""
 
@@ -262,6 +275,10 @@ class Recipe(Section):
     """What the images have in common. Chooses the preset."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Random seed of the whole run."""
+    pairs: Annotated[tuple[ImagePair, ...], Field(strict=False)] = ()
+    """A differential LoRA: tables [[pairs]], each of two folders, before and after, and a caption, in place
+    of data.images. A LoRA is trained on the images before, stays frozen while a second one is trained on
+    those after, and the second alone is exported: the difference."""
     data: Data = Field(default_factory=Data)
     lora: Lora = Field(default_factory=Lora)
     train: Train = Field(default_factory=Train)
@@ -303,6 +320,7 @@ class Recipe(Section):
         contradictions.refuse_adapter(self)
         objectives.refuse_distillation(self)
         objectives.refuse_slider(self)
+        objectives.refuse_pairs(self)
         contradictions.refuse_prior(self)
         contradictions.refuse_masks(self)
         return self

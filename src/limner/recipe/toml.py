@@ -12,7 +12,7 @@ from limner.errors import BadRecipe
 from limner.files import human, real_path
 from limner.recipe import aliases
 from limner.recipe.fields import Section
-from limner.recipe.schema import DataSet, Recipe
+from limner.recipe.schema import DataSet, ImagePair, Recipe
 
 PATHS = (
     *("data.images", "data.validation_images", "data.control", "data.masks", "data.cache"),
@@ -72,7 +72,9 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
     changes: dict[str, Any] = {}
     if recipe.data.sets:
         changes["data.sets"] = tuple(_placed_set(entry, root) for entry in recipe.data.sets)
-    for path in PATHS[1:] if recipe.data.sets else PATHS:
+    if recipe.pairs:
+        changes["pairs"] = tuple(_placed_pair(pair, root) for pair in recipe.pairs)
+    for path in PATHS[1:] if recipe.data.sets or recipe.pairs else PATHS:
         value = get(recipe, path)
         if isinstance(value, tuple):
             changes[path] = tuple(_absolute(root, item) for item in value)
@@ -84,6 +86,12 @@ def placed(recipe: Recipe, root: Path) -> Recipe:
         if is_path or (name.endswith(".safetensors") and not _on_hub(root, name)):
             changes[key] = str(_absolute(root, Path(name)))
     return change(recipe, changes)
+
+
+def _placed_pair(pair: ImagePair, root: Path) -> ImagePair:
+    """A pair with absolute paths."""
+    paths = {key: getattr(pair, key) for key in ("before", "after")}
+    return pair.model_copy(update={key: _absolute(root, path) for key, path in paths.items() if path})
 
 
 def _placed_set(entry: DataSet, root: Path) -> DataSet:
