@@ -247,6 +247,6 @@ def test_captions_are_asked_for_as_on_the_command_line(photos):
 
 def test_the_result_of_a_run_says_where_everything_is():
     assert [field.name for field in dataclasses.fields(Done)] == [
-        *("path", "lora", "model", "report", "steps", "seconds", "loss", "validation_loss"),
+        *("path", "lora", "model", "embedding", "report", "steps", "seconds", "loss", "validation_loss"),
     ]
     assert isinstance(limner.preset(), Recipe)

@@ -143,7 +143,8 @@ def test_another_tools_checkpoint_stops_the_run(tiny_base, photos, tmp_path, nam
 
 
 def test_a_checkpoint_from_before_a_key_was_there_counts_as_its_default():
-    now = {"method": "lora", "adapter": "", "lora": Lora().model_dump(mode="json"), "optimizer": "adamw"}
+    now = {"method": "lora", "inversion": [], "adapter": "", "optimizer": "adamw"}
+    now["lora"] = Lora().model_dump(mode="json")
     before = {"lora": {"rank": 16}, "optimizer": "adamw"}
     assert _completed(before) == now
     assert _completed({**before, "lora": {"rank": 4}}) != now
