@@ -23,16 +23,17 @@ from limner.training.interrupt import Interrupt
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 ROOM = SOURCE / "limner"
 OURS = f"{ROOM}/"
-FILES, CLIMBS = 12, 18
+FILES, CLIMBS = 12, 15
 """Files of ours that a step of a tiny run enters, the draw of its images and the optimizer included; and how
 often on its way through a run the recipe is handed up again."""
-REACHED = 107
-"""Modules that the trainer reaches, late imports included: what must be read to understand training, that of
-predictors among it (11). It is handed its planner, the pictures that a base makes before it is trained and
-the LoRA that it starts from, and makes no pages: ``limner.runs``, which puts that together, reaches 157. What
-a process has loaded after ``limner train`` on the embedded base is about 160: the planner without its
-tracing, the pages, the command line with a module for each verb, and a few modules of facts for every
-family, which are found by listing."""
+REACHED = 90
+"""Modules that the trainer reaches, late imports included: what must be read to understand training. The code
+of a method that few runs have (textual inversion, predictors, sliders) is named in a table and imported by a
+run of that method. The trainer is handed its planner, the pictures that a base makes before it is trained and
+the LoRA that it starts from, and makes no pages: ``limner.runs`` puts that together. What a process has
+loaded after ``limner train`` on the embedded base is about 160: the planner without its tracing, the pages,
+the command line with a module for each verb, and a few modules of facts for every family, which are found by
+listing."""
 RESOLVERS = {
     # a checkpoint in one file says its family before it is a base: its tensors are called accordingly
     "family_of": ("limner.assembly.base", "limner.models.convert"),

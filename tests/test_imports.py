@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from limner.imports import swiftly
+from limner.imports import imported, swiftly
 
 
 @pytest.fixture
@@ -25,3 +25,9 @@ def test_one_inside_another_leaves_the_outer_one_in_force(thawed):
         with swiftly():
             pass
         assert not gc.isenabled()
+
+
+def test_what_a_table_names_is_imported_when_it_is_asked_for():
+    assert imported("limner.imports:swiftly") is swiftly
+    with pytest.raises(ModuleNotFoundError):
+        imported("limner.nowhere:swiftly")

@@ -1,8 +1,19 @@
-"""Importing large libraries, which is most of what stands between a command and its first step."""
+"""Late imports, and those of large libraries: most of what stands between a command and its first step."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+
+def imported(path: str) -> Any:
+    """What a table names ("limner.training.slider:SliderLoss"): its module is imported when it is asked for.
+
+    For what a recipe chooses among: a run loads the code of its own method, and a reader opens no other.
+    """
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
 
 
 @contextmanager

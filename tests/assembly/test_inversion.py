@@ -42,12 +42,16 @@ def test_a_recipe_names_the_word_and_what_is_beside_it():
 
 
 def test_only_captions_with_the_word_are_read_anew_on_every_step(spec: ModelSpec):
-    assert spec.first_layers == dict.fromkeys(ENCODERS, 0) and spec.still_layers == {}
+    assert spec.first_layers == dict.fromkeys(ENCODERS, 0)
+    assert spec.trainable.still_layers(spec.family, spec.source) == {}
     assert {"clip_tokens", "t5_tokens"} <= spec.cut_of("a <mimo>").boundary
     assert {"pooled", "context"} <= spec.cut_of("a dog").boundary
     assert not {"clip_tokens", "t5_tokens"} & spec.cut_of("a dog").boundary
     beside = replace(spec, trainable=TextualInversion(Settings(tokens=1), "<mimo>", lora=LORA))
-    assert beside.still_layers == {"transformer": 0, "text_encoder": 2}
+    assert beside.trainable.still_layers(beside.family, beside.source) == {
+        "transformer": 0,
+        "text_encoder": 2,
+    }
     assert beside.first_layers == {"transformer": 0, "text_encoder": 0, "text_encoder_2": 0}
     assert {"encode_clip@2", "context"} <= beside.cut_of("a dog").boundary
     one = replace(spec, trainable=TextualInversion(Settings(encoders=("text_encoder",)), "<mimo>"))

@@ -2,8 +2,8 @@ import pytest
 
 from limner.errors import BadRecipe
 from limner.models.presets import preset
-from limner.recipe.instant import Instant
 from limner.recipe.schema import Recipe
+from limner.recipe.train import Instant
 from messages import raises
 
 PREDICTOR = {"train": {"method": "instant", "steps": 100, "batch": 4}}

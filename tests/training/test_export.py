@@ -21,8 +21,7 @@ from limner.runs import train
 from limner.training import export as module
 from limner.training import train as trainer
 from limner.training.cache import fill_cache as fill
-from limner.training.export import about, export, exported_steps, model_steps
-from limner.training.export_embedding import OUTPUTS, output_of
+from limner.training.export import OUTPUTS, about, export, exported_steps, model_steps, output_of
 from limner.training.model import TrainableModel
 from messages import raises
 from small import Told, equal, generated, losses, weights, wish
@@ -284,6 +283,6 @@ def test_every_method_of_training_ends_in_something(tmp_path):
     run = RunDir(tmp_path)
     for method, ends in (("lora", run.lora_path), ("full", run.model_path)):
         recipe = change(Recipe(), {"train.method": method})
-        output = output_of(recipe)
+        output = output_of(method, with_lora=False)
         assert [path for path in output.paths(run).values() if path] == [ends]
         assert not output.complete(run, recipe, 0)

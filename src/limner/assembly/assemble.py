@@ -57,11 +57,7 @@ class Trainable(Protocol):
         ...
 
     def family(self, family: Family) -> Family:
-        """The family whose units a step runs: the base's, or one with further units before it.
-
-        Raises:
-            BadBase: A model of theirs cannot be had.
-        """
+        """The family whose units a step runs: the base's, or one with more; BadBase if a model is missing."""
         ...
 
     def first_layers(self, family: Family, source: Source) -> dict[str, int]:
@@ -86,6 +82,16 @@ class Trainable(Protocol):
 
     def require_possible(self, spec: "ModelSpec") -> None:
         """Raise ``BadRecipe`` where the base's tokenizers, which are on the disk, cannot do what is asked."""
+        ...
+
+    def shape(self) -> dict[str, Any]:
+        """What besides the LoRA's table may not change within a run, by name."""
+        ...
+
+    def show(
+        self, units: Sequence[Unit], models: Mapping[str, Any], values: Mapping[str, Any], denoiser: nn.Module
+    ) -> None:
+        """Have the denoiser of samples show what is trained, where that is a model of its own."""
         ...
 
     def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
@@ -185,11 +191,6 @@ class ModelSpec:
         return self.trainable.first_layers(self.family, self.source)
 
     @cached_property
-    def still_layers(self) -> dict[str, int]:
-        """The same, of what changes how captions without a new word are read."""
-        return self.trainable.still_layers(self.family, self.source)
-
-    @cached_property
     def cut(self) -> Split:
         """The units, cut into those computed once and those of every step."""
         return split(self.units, self.first_layers)
@@ -197,7 +198,8 @@ class ModelSpec:
     @cached_property
     def still_cut(self) -> Split:
         """The same for captions without a new word, of which more can be computed once."""
-        return self.cut if self.still_layers == self.first_layers else split(self.units, self.still_layers)
+        layers = self.trainable.still_layers(self.family, self.source)
+        return self.cut if layers == self.first_layers else split(self.units, layers)
 
     @cached_property
     def placeholder(self) -> Placeholder:

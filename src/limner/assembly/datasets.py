@@ -14,7 +14,6 @@ from limner.data.folder import Example, Folder, read_folder
 from limner.data.masks import require_masks
 from limner.data.near_duplicates import hold_out, near_training
 from limner.data.order import SUBSET, held_out, whole_ratio
-from limner.data.styles import IMAGES_PER_STYLE, hold_out_styles, styles_of
 from limner.data.summary import what_was_read
 from limner.data.views import View
 from limner.errors import BadBase, BadData, first_line
@@ -100,43 +99,6 @@ def _read(base: "ResolvedBase", entry: DataSet, key: str) -> Folder:
     texts = {"trigger": entry.trigger, "default_caption": entry.default_caption}
     pairs = {"control": entry.control, "controls_each": base.spec.controls, "fit": base.control_fit}
     return read_folder(folder, min_side=base.sizes.min_side, masks=entry.masks, **texts, **pairs)
-
-
-def hold_out_of_styles(data: Data, sets: Sets) -> Division:
-    """The images of all styles divided, whole styles at a time.
-
-    A style is a folder that holds pictures; ``data.validation_count`` counts styles.
-
-    Raises:
-        BadData: A style has one picture; or none is left to train on; or one is both trained and held out.
-    """
-    examples = list(sets.joined.examples)
-    if sets.validation:
-        contents = {example.sha256 for example in examples}
-        held_out_examples = [example for folder in sets.validation for example in folder.examples]
-        if overlap := [example for example in held_out_examples if example.sha256 in contents]:
-            raise BadData(
-                f"{overlap[0].path} is in data.validation_images and is trained on as well. Remove it from "
-                "one of the two folders."
-            )
-        return examples, _first_images(held_out_examples), True, ()
-    styles = styles_of(examples)
-    count = held_out(len(styles), data.validation_count)
-    folders = hold_out_styles(examples, count)
-    if not folders:
-        return examples, _first_images(examples)[:SUBSET], False, ()
-    names = ", ".join(sorted(folder.name for folder in folders))
-    return (
-        [example for example in examples if example.path.parent not in folders],
-        _first_images([example for example in examples if example.path.parent in folders]),
-        True,
-        (f"Held out: {len(folders)} of {len(styles)} styles ({names:.200}).",),
-    )
-
-
-def _first_images(examples: Sequence[Example]) -> list[Example]:
-    """Of each style the first pictures: each is measured beside the others."""
-    return [example for images in styles_of(examples).values() for example in images[:IMAGES_PER_STYLE]]
 
 
 def hold_out_of_sets(data: Data, sets: Sets) -> Division:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from limner.assembly.assemble import META, ModelSpec, Trainable
 from limner.errors import BadRecipe
 from limner.files import human
+from limner.graph.unit import Unit
 from limner.models.family import Family
 from limner.models.loading import load
 from limner.models.placeholder import Placeholder
@@ -17,6 +19,8 @@ from limner.models.registry import families
 from limner.models.source import Source
 from limner.nn.layers import tokens
 from limner.nn.rng import Places, seed_of
+from limner.recipe.optimizers import optimizer_of
+from limner.recipe.schema import Recipe
 from limner.recipe.train import Inversion as Settings
 from limner.recipe.train import Train
 from limner.reporter import counted
@@ -210,3 +214,37 @@ class TextualInversion:
             f"price: {human(size)} of encoders stay on the device and run forward and back for captions with "
             f"the word, {live} of {len(captions)}; what they make of others is cached."
         ]
+
+    def shape(self) -> dict[str, Any]:
+        """The word and its vectors. See ``Trainable``."""
+        table = self.settings
+        return {"inversion": [self.word, table.tokens, table.init, list(table.encoders), table.with_lora]}
+
+    def show(
+        self, units: Sequence[Unit], models: Mapping[str, Any], values: Mapping[str, Any], denoiser: nn.Module
+    ) -> None:
+        """Nothing. See ``Trainable``."""
+
+
+def inversion_of(recipe: Recipe, lora: Trainable) -> TextualInversion:
+    """What a recipe of textual inversion trains; ``lora``: what it describes besides.
+
+    Raises:
+        BadRecipe: It is not said which word is to be learned.
+    """
+    settings, train = recipe.inversion, recipe.train
+    if not recipe.data.triggers:
+        raise BadRecipe(
+            'train.method is "inversion", and data.trigger, the word that is learned, is empty. Set it, such '
+            'as data.trigger = "<mimo>".'
+        )
+    finds_rate = optimizer_of(train.optimizer).finds_rate
+    return TextualInversion(
+        settings,
+        recipe.data.triggers[0],
+        rate=train.learning_rate if finds_rate else settings.rate or RATE,
+        until=ceil(settings.until * train.steps) if settings.until < 1 else None,
+        seed=recipe.seed,
+        lora=lora if settings.with_lora else None,
+        lora_rate=lora.learning_rate(train, text_encoder=True),
+    )

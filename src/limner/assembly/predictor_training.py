@@ -1,22 +1,30 @@
 """What is trained: a predictor, which stands before the frozen base and writes a LoRA for each row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
 
-from limner.assembly.assemble import ModelSpec
-from limner.hyper.train import MODEL, Experts, Learning, bound_layers, predicting
+from limner.assembly.assemble import ModelSpec, Trainable
+from limner.assembly.datasets import Division, Sets
+from limner.data.folder import Example
+from limner.data.order import SUBSET, held_out
+from limner.data.styles import IMAGES_PER_STYLE, StyleOrder, hold_out_styles, styles_of
+from limner.data.views import View
+from limner.errors import BadData
+from limner.graph.unit import Unit
+from limner.hyper.train import MODEL, Experts, Learning, bound_layers, predicting, predictor_hash, show
 from limner.models.family import Family
 from limner.models.placeholder import WithoutNewWords
 from limner.models.source import Source
 from limner.nn import arch
 from limner.nn.layers import per_sample
 from limner.nn.rng import Places, seed_of
-from limner.recipe.instant import Instant
-from limner.recipe.train import Lora, Train
+from limner.recipe.schema import Data, Recipe
+from limner.recipe.train import Instant, Lora, Train
 
 
 @dataclass(frozen=True)
@@ -104,3 +112,75 @@ class PredictorTraining(WithoutNewWords):
         """One for all weights."""
         del text_encoder
         return train.learning_rate
+
+    def shape(self) -> dict[str, Any]:
+        """The sizes of the predictor, and what stands beside it, by content. See ``Trainable``."""
+        instant = self.instant
+        sizes = {
+            key: getattr(instant, key) for key in ("side", "width", "bottleneck", "group", "static_steps")
+        }
+        lists = {key: [*getattr(instant, key)] for key in ("encoders", "references")}
+        experts = [predictor_hash(path) for path in instant.experts]
+        return {"predictor": {**sizes, **lists, "experts": experts}}
+
+    def show(
+        self, units: Sequence[Unit], models: Mapping[str, Any], values: Mapping[str, Any], denoiser: nn.Module
+    ) -> None:
+        """Bind what the predictor writes of the looks among some values. See ``Trainable``."""
+        show(units, models, values, denoiser)
+
+
+def predictor_training_of(recipe: Recipe, lora: Trainable) -> PredictorTraining:
+    """What a recipe of a predictor trains; the LoRAs that it writes are described in the recipe as others."""
+    del lora
+    return PredictorTraining(recipe.lora, recipe.instant, recipe.seed)
+
+
+def style_order(views: Sequence[View], recipe: Recipe) -> StyleOrder:
+    """Which of some views each step sees, style by style."""
+    return StyleOrder(
+        views,
+        batch=recipe.train.batch,
+        group=recipe.instant.group,
+        references=recipe.instant.references,
+        seed=recipe.seed,
+        caption_dropout=recipe.data.caption_dropout,
+        static_steps=recipe.instant.static_steps,
+    )
+
+
+def hold_out_of_styles(data: Data, sets: Sets) -> Division:
+    """The images of all styles divided, whole styles at a time.
+
+    A style is a folder that holds pictures; ``data.validation_count`` counts styles.
+
+    Raises:
+        BadData: A style has one picture; or none is left to train on; or one is both trained and held out.
+    """
+    examples = list(sets.joined.examples)
+    if sets.validation:
+        contents = {example.sha256 for example in examples}
+        held_out_examples = [example for folder in sets.validation for example in folder.examples]
+        if overlap := [example for example in held_out_examples if example.sha256 in contents]:
+            raise BadData(
+                f"{overlap[0].path} is in data.validation_images and is trained on as well. Remove it from "
+                "one of the two folders."
+            )
+        return examples, _first_images(held_out_examples), True, ()
+    styles = styles_of(examples)
+    count = held_out(len(styles), data.validation_count)
+    folders = hold_out_styles(examples, count)
+    if not folders:
+        return examples, _first_images(examples)[:SUBSET], False, ()
+    names = ", ".join(sorted(folder.name for folder in folders))
+    return (
+        [example for example in examples if example.path.parent not in folders],
+        _first_images([example for example in examples if example.path.parent in folders]),
+        True,
+        (f"Held out: {len(folders)} of {len(styles)} styles ({names:.200}).",),
+    )
+
+
+def _first_images(examples: Sequence[Example]) -> list[Example]:
+    """Of each style the first pictures: each is measured beside the others."""
+    return [example for images in styles_of(examples).values() for example in images[:IMAGES_PER_STYLE]]

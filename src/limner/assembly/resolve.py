@@ -11,17 +11,17 @@ from pydantic import TypeAdapter
 
 from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, locate_base, shape_at
-from limner.assembly.datasets import hold_out_of_sets, hold_out_of_styles, read_sets, what_sets_hold
+from limner.assembly.datasets import hold_out_of_sets, read_sets, what_sets_hold
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order, SampledView
-from limner.data.styles import StyleOrder, others_of
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
 from limner.data.summary import not_filling
 from limner.data.views import Crops, View, require_pairs, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
 from limner.graph.unit import Split
+from limner.imports import imported
 from limner.models.facts import Objective
 from limner.models.family import Family
 from limner.models.source import Source
@@ -29,6 +29,9 @@ from limner.nn.memory.offload import require_kernels
 from limner.nn.memory.plan import HALVES, Compute, Kind, Plan
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
+
+STYLES = "limner.assembly.predictor_training"
+"""Where pictures are held out and drawn by style: for a predictor."""
 
 
 def cache_root(recipe: Recipe) -> Path:
@@ -184,6 +187,7 @@ class Resolved:
         """Number of a validation view -> rows of the pictures that a predictor looks at; none without one."""
         if self.recipe.train.method != "instant":
             return {}
+        others_of = imported("limner.data.styles:others_of")
         return others_of(self.held_out, len(self.views), max(self.recipe.instant.references))
 
     def measured(self, number: int) -> SampledView:
@@ -191,19 +195,11 @@ class Resolved:
         return SampledView(0, len(self.views) + number, self.held_out_references.get(number, ()))
 
     @property
-    def order(self) -> Order | StyleOrder:
-        """Which of the own views each step sees."""
+    def order(self) -> Order:
+        """Which of the own views each step sees; of a predictor, styles (``data.styles.StyleOrder``)."""
         recipe = self.recipe
         if recipe.train.method == "instant":
-            return StyleOrder(
-                self.own,
-                batch=recipe.train.batch,
-                group=recipe.instant.group,
-                references=recipe.instant.references,
-                seed=recipe.seed,
-                caption_dropout=recipe.data.caption_dropout,
-                static_steps=recipe.instant.static_steps,
-            )
+            return imported(f"{STYLES}:style_order")(self.own, recipe)
         return Order(
             self.own, batch=recipe.train.batch, seed=recipe.seed, caption_dropout=recipe.data.caption_dropout
         )
@@ -298,7 +294,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     data = recipe.data
     base.spec.require_possible()
     sets = read_sets(base)
-    divide = hold_out_of_styles if recipe.train.method == "instant" else hold_out_of_sets
+    of_styles = recipe.train.method == "instant"
+    divide = imported(f"{STYLES}:hold_out_of_styles") if of_styles else hold_out_of_sets
     train_examples, validation_examples, disjoint, notes = divide(data, sets)
     if recipe.train.patience is not None and not disjoint:
         raise BadRecipe(

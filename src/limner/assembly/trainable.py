@@ -1,21 +1,19 @@
 """What is trained: adapters of some kind on frozen weights, or every weight of the denoiser.
 
-A further kind is one class with the methods of ``assembly.assemble.Trainable``, a line in
-:func:`trainable_of` and one in ``training.export``.
+A further kind is one class with the methods of ``assembly.assemble.Trainable``, a line in ``METHODS`` and one
+in ``training.export``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any
 
 import torch
 from torch import nn
 
 from limner.assembly.assemble import Assembled, ModelSpec, Trainable
-from limner.assembly.inversion import RATE, TextualInversion
-from limner.assembly.predictor_training import PredictorTraining
 from limner.errors import BadRecipe
+from limner.imports import imported
 from limner.models.family import Family
 from limner.models.placeholder import WithoutNewWords
 from limner.models.source import Source
@@ -24,7 +22,6 @@ from limner.nn.layers import lora
 from limner.nn.layers.kinds import kind_of
 from limner.nn.rng import Places, seed_of
 from limner.recipe.fields import PatternTable
-from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.recipe.train import Lora, Train
 
@@ -207,37 +204,24 @@ class FullFineTune(WithoutNewWords):
         return train.learning_rate
 
 
+METHODS = {
+    "inversion": "limner.assembly.inversion:inversion_of",
+    "instant": "limner.assembly.predictor_training:predictor_training_of",
+}
+"""``train.method`` that few runs have -> what makes a value of the recipe and the LoRA that it describes."""
+
+
 def trainable_of(recipe: Recipe) -> Trainable:
     """What a recipe trains.
 
     Raises:
         BadRecipe: A word is to be learned, and it is not said which.
     """
-    if recipe.train.method == "full":
+    method = recipe.train.method
+    if method == "full":
         return FullFineTune()
-    if recipe.train.method == "instant":
-        return PredictorTraining(recipe.lora, recipe.instant, recipe.seed)
     lora = LoRA(recipe.lora, recipe.seed)
-    return _inversion(recipe, lora) if recipe.train.method == "inversion" else lora
-
-
-def _inversion(recipe: Recipe, lora: LoRA) -> TextualInversion:
-    settings, train = recipe.inversion, recipe.train
-    if not recipe.data.triggers:
-        raise BadRecipe(
-            'train.method is "inversion", and data.trigger, the word that is learned, is empty. Set it, such '
-            'as data.trigger = "<mimo>".'
-        )
-    finds_rate = optimizer_of(train.optimizer).finds_rate
-    return TextualInversion(
-        settings,
-        recipe.data.triggers[0],
-        rate=train.learning_rate if finds_rate else settings.rate or RATE,
-        until=ceil(settings.until * train.steps) if settings.until < 1 else None,
-        seed=recipe.seed,
-        lora=lora if settings.with_lora else None,
-        lora_rate=lora.learning_rate(train, text_encoder=True),
-    )
+    return imported(METHODS[method])(recipe, lora) if method in METHODS else lora
 
 
 def require_layers(spec: ModelSpec, meta: Assembled) -> None:

@@ -39,6 +39,10 @@ _EPOCH, _DRAW = 0, 1
 T = TypeVar("T")
 
 
+LOOK = "look_"
+"""Start of the names of values that a step reads of a picture's references, in place of its own."""
+
+
 class SampledView(NamedTuple):
     """One image of a step."""
 

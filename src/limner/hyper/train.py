@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from limner.data.order import LOOK
 from limner.errors import BadRecipe
 from limner.files import sha256_file
 from limner.graph.unit import Unit
@@ -106,7 +107,7 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
 
 def _value(name: str, side: int) -> str:
     """What the value of a look is called: pictures of another size are another value."""
-    return f"look_{name}_{side}" if name == PIXELS else f"look_{name}"
+    return f"{LOOK}{name}_{side}" if name == PIXELS else f"{LOOK}{name}"
 
 
 def show(
@@ -115,11 +116,6 @@ def show(
     """Bind what the predictor writes of the looks among some values: one LoRA for all rows of samples."""
     predict = next(unit for unit in units if PAIRS in unit.writes)
     per_sample.bind(denoiser, predict.run(models, values)[PAIRS])
-
-
-def is_look(value: str) -> bool:
-    """Whether a value is what an encoder sees: of references it is read, in place of the picture's own."""
-    return value.startswith("look_")
 
 
 def predicting(family: Family, learning: Learning) -> Family:

@@ -14,7 +14,7 @@ from limner.recipe.prompt_file import PromptLine
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
 from limner.target import request_for, subject_of
-from limner.training.export_embedding import output_of
+from limner.training.export import output_of
 
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2)
 SEEDS = 4
@@ -141,7 +141,8 @@ def lora_run(target: Path) -> tuple[RunDir, Recipe]:
             f"{run.path} trained token vectors, which have no strength to judge. Compare the steps by "
             f"eye: limner generate {run.path} --step STEPS; their files are in {run.embeddings_path}."
         )
-    if output_of(recipe).paths(run)["lora"] is None:
+    output = output_of(recipe.train.method, with_lora=recipe.inversion.with_lora)
+    if output.paths(run)["lora"] is None:
         raise BadUsage(
             f"{run.path} trained a whole base and keeps no LoRA of its steps. Judge the run of a LoRA; its "
             f"images come from: limner generate {run.path}"

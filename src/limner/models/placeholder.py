@@ -82,6 +82,13 @@ class WithoutNewWords:
         del spec, models, captions
         return []
 
+    def shape(self) -> dict[str, Any]:
+        """Nothing besides."""
+        return {}
+
+    def show(self, units: Any, models: Mapping[str, Any], values: Mapping[str, Any], denoiser: Any) -> None:
+        """Nothing."""
+
 
 class _Expanding:
     """A tokenizer that reads a word as all of its tokens, in whatever text it stands."""

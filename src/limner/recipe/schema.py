@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
-from limner.recipe import contradictions, inversion, objectives
+from limner.recipe import contradictions, objectives
 from limner.recipe.fields import (
     ConceptType,
     Names,
@@ -22,8 +22,7 @@ from limner.recipe.fields import (
     Tracker,
     TriggerField,
 )
-from limner.recipe.instant import Instant
-from limner.recipe.train import Distill, Inversion, Lora, Prior, Slider, Train
+from limner.recipe.train import Distill, Instant, Inversion, Lora, Prior, Slider, Train
 
 
 class DataSet(Section):
@@ -316,7 +315,7 @@ class Recipe(Section):
     def _consistent(self) -> Self:
         contradictions.refuse_method(self)
         contradictions.refuse_instant(self)
-        inversion.refuse_inversion(self)
+        objectives.refuse_inversion(self)
         contradictions.refuse_adapter(self)
         objectives.refuse_distillation(self)
         objectives.refuse_slider(self)

@@ -18,12 +18,11 @@ from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.captions import has_word
 from limner.data.folder import Folder, Rejected
 from limner.data.images import read_image
-from limner.data.order import SampledView
+from limner.data.order import LOOK, SampledView
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
 from limner.graph.cache import Cache, register
-from limner.hyper.train import is_look
 from limner.models.family import pad_collate
 from limner.nn import distributed
 from limner.nn.rng import to_device
@@ -90,7 +89,7 @@ class Store:
         runs = [(rows, len([*group])) for rows, group in groupby(sample.references for sample in samples)]
         if len({length for _, length in runs}) > 1:
             runs = [(sample.references, 1) for sample in samples]
-        for name in filter(is_look, values):
+        for name in [name for name in values if name.startswith(LOOK)]:
             if not runs[0][0]:
                 values[name] = values[name][:, :0]
                 continue

@@ -17,6 +17,7 @@ from limner.assembly.assemble import Assembled
 from limner.assembly.resolve import Resolved
 from limner.errors import BadBase, BadLora, BadRecipe
 from limner.files import atomic_folder, atomic_write, require_space, write_json
+from limner.imports import imported
 from limner.lora import diffusers_loader, file
 from limner.lora.keys import ModuleTensors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries
@@ -326,10 +327,7 @@ def exported_steps(path: Path) -> int | None:
 
 
 def about(resolved: Resolved, step: int, kind: str = "lora") -> LoraMetadata:
-    """What the file of a step says of itself: what a person needs to use it, no captions, no paths.
-
-    ``kind`` is ModelSpec's word for what it holds.
-    """
+    """What a file of ``kind`` (ModelSpec's word) says of itself for people: no captions, no paths."""
     recipe = resolved.recipe
     architecture, version = resolved.family.model_spec(resolved.source)
     prediction, dark = prediction_metadata(resolved.family, resolved.source, resolved.objective)
@@ -378,3 +376,23 @@ class Output(Protocol):
     def write_step(self, model: TrainableModel, run: RunDir, step: int) -> Path | None:
         """Write what can be used of a step, beside its checkpoint; None where there is nothing so small."""
         ...
+
+
+OUTPUTS = {
+    "lora": "limner.training.export:LoRAFile",
+    "full": "limner.training.export:ModelFolder",
+    "instant": "limner.training.predictor_folder:PredictorFolder",
+    "inversion": "limner.training.export_embedding:EmbeddingFile",
+}
+"""``train.method`` -> what it ends in."""
+
+
+def output_of(method: str, *, with_lora: bool) -> Output:
+    """What a run of a method ends in; ``with_lora``: a LoRA stands beside the token vectors of a new word."""
+    output = imported(OUTPUTS[method])
+    return output(LoRAFile()) if with_lora else output()
+
+
+def ends_in(resolved: Resolved) -> Output:
+    """The same of a run."""
+    return output_of(resolved.recipe.train.method, with_lora=resolved.recipe.inversion.with_lora)

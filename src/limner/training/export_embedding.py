@@ -1,6 +1,5 @@
 """What a textual inversion leaves: files of token vectors, beside those of the LoRA where there is one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from limner.nn.layers import tokens
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
-from limner.training.export import CHOSEN_OF, LoRAFile, ModelFolder, Output, about
+from limner.training.export import CHOSEN_OF, LoRAFile, about
 from limner.training.model import TrainableModel
-from limner.training.predictor_folder import PredictorFolder
 
 BUNDLERS = ("kohya",)
 """Tools that read token vectors out of a LoRA's file: A1111 and Forge. Stock diffusers refuses such one."""
@@ -107,19 +105,3 @@ def embedding_steps(path: Path) -> int | None:
         return int(metadata.get(CHOSEN_OF) or metadata["ss_steps"])
     except (BadLora, LookupError, ValueError):
         return None
-
-
-OUTPUTS: Mapping[str, Output] = {
-    "lora": LoRAFile(),
-    "full": ModelFolder(),
-    "instant": PredictorFolder(),
-    "inversion": EmbeddingFile(),
-}
-"""``train.method`` -> what it ends in."""
-PIVOTAL = EmbeddingFile(LoRAFile())
-"""What token vectors beside a LoRA end in."""
-
-
-def output_of(recipe: Recipe) -> Output:
-    """What a recipe's run ends in."""
-    return PIVOTAL if recipe.inversion.with_lora else OUTPUTS[recipe.train.method]

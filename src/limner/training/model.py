@@ -18,7 +18,7 @@ from limner.data.order import QUANTILES, Pace, SampledView, micro_batches
 from limner.data.views import closest
 from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
 from limner.graph.unit import run as run_units
-from limner.hyper.train import show
+from limner.imports import imported
 from limner.lora.adapters import WeightDelta
 from limner.lora.keys import ModuleTensors
 from limner.models import sampling
@@ -37,7 +37,6 @@ from limner.training.cache import Store, joined
 from limner.training.encode import text_values
 from limner.training.oom_fallback import release
 from limner.training.samples import sample_prompts, shown_images
-from limner.training.slider import SIGNS, SliderLoss
 
 Text = Mapping[str, Tensor]
 """What the denoiser reads of a prompt."""
@@ -77,7 +76,10 @@ class TrainableModel:
         self.offload = self.assembly.offload
         """Where the trained weights are, if not on the device."""
         self.engine, self.half_gradients = self._equipped(), self._halved()
-        self.slider = SliderLoss(self) if self.recipe.train.objective == "slider" else None
+        is_slider = self.recipe.train.objective == "slider"
+        self.full_rate = rate(resolved, next(iter(resolved.first_layers)))
+        """Learning rate at full strength of the model that is trained first: the denoiser's, if it is."""
+        self.slider = imported("limner.training.slider:SliderLoss")(self) if is_slider else None
 
     @property
     def _folder(self) -> Path | None:
@@ -216,7 +218,7 @@ class TrainableModel:
         if sample.position < 0:
             return self.recipe.prior.weight / self.recipe.prior.batch
         weight = self.set_weights[self.resolved.views[sample.view_index].example.dataset]
-        return weight / self.recipe.train.batch / (len(SIGNS) if self.slider else 1)
+        return weight / self.recipe.train.batch / (len(self.slider.signs) if self.slider else 1)
 
     @torch.no_grad()
     def _teacher(self, values: dict[str, Tensor], draw: KeyedRng) -> Tensor:
@@ -292,7 +294,7 @@ class TrainableModel:
         ):
             if resolved.spec.trainable.separate:
                 values = self.store.drawn([resolved.measured(0)], resolved.device)
-                show(self.live_units, self.models, values, self.assembly.denoiser)
+                resolved.spec.trainable.show(self.live_units, self.models, values, self.assembly.denoiser)
             models |= {resolved.family.denoiser: self.assembly.denoiser}
             return [
                 image

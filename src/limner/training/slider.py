@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from limner.assembly.resolve import Resolved
 from limner.data.views import View
 from limner.graph.unit import run as run_units
 from limner.nn.layers import lora
@@ -24,29 +23,19 @@ from limner.reporter import counted
 if TYPE_CHECKING:
     from limner.training.model import TrainableModel
 
-SIGNS = (1.0, -1.0)
-"""Strengths that a slider is trained at."""
-
-
-def described(resolved: Resolved) -> str:
-    """What a slider leads to, in a line."""
-    slider = resolved.recipe.slider
-    texts = sorted({view.caption for view in resolved.own})
-    positive, negative = slider.texts(texts[0])
-    return (
-        f'Slider: "{negative[:60]}" at strength -1, "{positive[:60]}" at 1, from '
-        f'{counted(len(texts), "prompt")} (the first: "{texts[0][:60]}"), guidance {slider.guidance:g}; each '
-        "step passes both ways."
-    )
-
 
 class SliderLoss:
     """What a slider is asked for, and how far it is from it, both ways.
+
+    Attributes:
+        signs: Strengths that it is trained at.
 
     Args:
         model: What is trained. Whoever reads a loss takes its gradient before the next: adapters are turned
             between the two, and what is recomputed for a gradient must be computed as it was.
     """
+
+    signs = (1.0, -1.0)
 
     def __init__(self, model: "TrainableModel") -> None:
         """See the class."""
@@ -56,11 +45,22 @@ class SliderLoss:
         for number, view in enumerate(self.resolved.own):
             self.numbers.setdefault(view, number)
 
+    def described(self) -> str:
+        """What the slider leads to, in a line."""
+        slider = self.resolved.recipe.slider
+        texts = sorted({view.caption for view in self.resolved.own})
+        positive, negative = slider.texts(texts[0])
+        return (
+            f'Slider: "{negative[:60]}" at strength -1, "{positive[:60]}" at 1, from '
+            f'{counted(len(texts), "prompt")} (the first: "{texts[0][:60]}"), guidance '
+            f"{slider.guidance:g}; each step passes both ways."
+        )
+
     def losses(self, rows: Sequence[int], draw: Draw) -> Iterator[Tensor]:
         """The loss of each of some own views at strength 1, (B,), then at -1."""
         model = self.model
         neutral, direction = self._targets(rows, draw)
-        for sign in SIGNS:
+        for sign in self.signs:
             self._turn(sign)
             values = model.store.batch(rows, model.device)
             values["target"] = neutral + sign * self.guidance * direction
@@ -73,7 +73,9 @@ class SliderLoss:
         Validation views are some of the own ones, as no image is held out.
         """
         row = self.numbers[self.resolved.held_out[number]]
-        return sum(float(loss.sum()) for loss in self.losses([row] * len(draw.quantiles), draw)) / len(SIGNS)
+        return sum(float(loss.sum()) for loss in self.losses([row] * len(draw.quantiles), draw)) / len(
+            self.signs
+        )
 
     def _turn(self, sign: float) -> None:
         for name in self.resolved.first_layers:

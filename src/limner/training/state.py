@@ -12,26 +12,22 @@ from limner.assembly.resolve import Resolved
 from limner.early_stopping import EarlyStop, stopped_early
 from limner.errors import BadCheckpoint, BadRecipe
 from limner.events import PlanLowered
-from limner.hyper.train import predictor_hash
 from limner.nn import distributed
 from limner.nn.loop import Average, Fit
 from limner.nn.memory.plan import OptimizerState
 from limner.nn.optim import ScheduleForm, evaluation_mode, optimizer, schedule, training_mode
 from limner.nn.serialize import restore
 from limner.recipe.aliases import shown
-from limner.recipe.inversion import word_facts
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
 from limner.recipe.train import Lora
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.training import checkpoint
-from limner.training.export import model_steps
-from limner.training.export_embedding import output_of
+from limner.training.export import ends_in, model_steps
 from limner.training.model import TrainableModel
 from limner.training.monitor import Watch
 from limner.training.oom_fallback import OomFallback, lower_plan, outcome, retry_on_oom
-from limner.training.slider import described
 
 T = TypeVar("T")
 
@@ -97,7 +93,7 @@ class TrainState:
         if distributed.rank() != 0:
             return None
         with self.final_weights():
-            return output_of(self.resolved.recipe).write_step(self.model, self.run, step)
+            return ends_in(self.resolved).write_step(self.model, self.run, step)
 
     def restore(self, last_checkpoint: checkpoint.LoadedCheckpoint) -> None:
         """Put back the state that :meth:`save` wrote, and let go of it; the recipe's optimizer settings stay.
@@ -148,7 +144,7 @@ class TrainState:
             f"{resolved.device.type} in {dtype}; {train_config.steps} steps of {train_config.batch} = each "
             f"image {epochs:.1f} times; validation loss on {len(resolved.held_out)} images ({kind})."
         ]
-        lines += [described(resolved)] if train_config.objective == "slider" else []
+        lines += [self.model.slider.described()] if self.model.slider else []
         if adapter := resolved.spec.adapter:
             lines.append(
                 f"Training adapter: {adapter.name}, {len(adapter.layers)} layers, "
@@ -290,18 +286,9 @@ def shape(resolved: Resolved) -> dict[str, Any]:
         "lora": recipe.lora.model_dump(mode="json"),
         "optimizer": recipe.train.optimizer,
         "method": recipe.train.method,
-        "inversion": word_facts(recipe),
         "adapter": resolved.spec.adapter.sha256 if resolved.spec.adapter else "",
-        **({"predictor": _predictor_shape(resolved)} if recipe.train.method == "instant" else {}),
+        **resolved.spec.trainable.shape(),
     }
-
-
-def _predictor_shape(resolved: Resolved) -> dict[str, Any]:
-    """The sizes of a predictor, and what stands beside it, by content."""
-    instant = resolved.recipe.instant
-    sizes = {key: getattr(instant, key) for key in ("side", "width", "bottleneck", "group", "static_steps")}
-    lists = {key: [*getattr(instant, key)] for key in ("encoders", "references")}
-    return {**sizes, **lists, "experts": [predictor_hash(path) for path in instant.experts]}
 
 
 def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.LoadedCheckpoint | None:

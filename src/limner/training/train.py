@@ -26,7 +26,7 @@ from limner.run_folder import RunDir
 from limner.training import checkpoint
 from limner.training.cache import BaseImages, Store, fill_cache_with_fallback, record
 from limner.training.checkpoint import LoadedCheckpoint, StartingLora, StartingLoraReader
-from limner.training.export_embedding import output_of
+from limner.training.export import ends_in
 from limner.training.interrupt import Interrupt
 from limner.training.metrics import Track, evaluate, judge, require_trackers, tracked
 from limner.training.model import TrainableModel, plain, rate
@@ -135,7 +135,7 @@ def _require_possible(resolved: Resolved) -> Assembled:
         {"params": [torch.nn.Parameter(torch.zeros(1, device=resolved.device))], "lr": rate(resolved, name)}
         for name in resolved.first_layers
     ]
-    output_of(resolved.recipe).require_possible(resolved, meta)
+    ends_in(resolved).require_possible(resolved, meta)
     if resolved.samples_elsewhere:
         require_layers(replace(resolved.spec, source=resolved.sample_base.source), meta)
     optimizer_for(resolved, groups, "fp32")
@@ -149,7 +149,7 @@ def _done(state: TrainState, step: int, seconds: float, reporter: Reporter) -> D
     val_losses = [row["held_out"] for row in rows if "held_out" in row and row["step"] <= final]
     end = Done(
         path=run.path,
-        **output_of(recipe).paths(run),
+        **ends_in(state.resolved).paths(run),
         report=run.report_path,
         steps=step,
         seconds=seconds,
@@ -342,7 +342,7 @@ def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
         "step": step.number,
         "loss": step.loss,
         "norm": step.norm,
-        "learning_rate": rate(state.resolved, next(iter(state.resolved.first_layers))) * step.rate,
+        "learning_rate": state.model.full_rate * step.rate,
         "seconds": round(seconds, 4),
         "bytes": peak(state.resolved.device),
         "time": round(time.time(), 3),
@@ -384,7 +384,7 @@ def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -
 def _finish(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -> None:
     """Export after ``step`` steps, unless the files are there; those of the best, where there is patience."""
     run, recipe = state.run, state.resolved.recipe
-    output, final = output_of(recipe), final_step(run, recipe.train.patience, step)
+    output, final = ends_in(state.resolved), final_step(run, recipe.train.patience, step)
     if distributed.any_rank(distributed.rank() == 0 and not output.complete(run, recipe, final)):
         if final != step:
             path = run.checkpoint_path(final)
