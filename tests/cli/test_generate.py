@@ -87,7 +87,8 @@ def test_generate_takes_a_hub_id(limner, painted, monkeypatch):
 def test_numbers_that_are_none_are_told(limner, painted, option, value):
     done = limner("generate", "cat.safetensors", "--prompt", "x", option, value)
     assert done.status == 2
-    assert f"{option} is {value!r}; write a number, or several with commas between them" in done.err
+    name = "--strength" if option == "--lora-scale" else option  # which is another word for it
+    assert f"{name} is {value!r}; write a number, several with commas between them, or a range" in done.err
 
 
 def test_open_shows_the_grid_or_the_first_image_or_says_that_it_cannot(limner, painted, monkeypatch):
