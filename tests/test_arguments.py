@@ -19,7 +19,15 @@ def test_keys_of_a_recipe_are_the_short_names_of_the_command_line():
 
 def test_what_an_image_is_made_of_is_what_the_command_line_asks():
     ours = set(SamplingKeys.__annotations__)
-    of_the_request = {"components_from", "images", "loras", "prompt_file", "sample_base", "step"}
+    of_the_request = {
+        "components_from",
+        "embeddings",
+        "images",
+        "loras",
+        "prompt_file",
+        "sample_base",
+        "step",
+    }
     assert ours - of_the_request == {field.name for field in fields(Settings)} - {"lora_scale", "controls"}
     assert ours == {option.key for option in SAMPLING} - {"prompts", "base", "lora_scale"}
 

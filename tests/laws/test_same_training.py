@@ -23,8 +23,8 @@ from limner.runs import train
 from limner.training import checkpoint
 from limner.training.cache import all_rows
 from limner.training.encode import survey
-from limner.training.encoders import uncached
 from limner.training.model import TrainableModel
+from straight import Straight
 from two_processes import train_in
 
 HARD = {
@@ -74,28 +74,6 @@ def losses(run: Path) -> list[tuple[float | None, float | None]]:
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class Values(dict[str, torch.Tensor]):
-    """What was computed of a row."""
-
-    @property
-    def outputs(self) -> frozenset[str]:
-        return frozenset(self)
-
-
-class Straight:
-    """A store that was never stored: each row computed from its image and caption."""
-
-    def __init__(self, resolved) -> None:
-        self.rows = [Values(row) for row in uncached(resolved, all_rows(resolved))]
-
-    def batch(self, numbers, device):
-        rows = [self.rows[number] for number in numbers]
-        return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
-
-    def drawn(self, samples, device):
-        return self.batch([sample.view_index for sample in samples], device)
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,11 @@ from limner.nn.loop import Fit, fit
 from limner.nn.optim import optimizer, schedule
 from limner.run_folder import RunDir
 from limner.runs import train
-from limner.training.cache import all_rows
-from limner.training.encoders import uncached
 from limner.training.model import TrainableModel
 from limner.training.samples import sample_prompts, shown_images
 from loras import warned
 from small import Told, equal, generated, losses, weights, wish
+from straight import Straight
 from tinybase import CAPTIONS, FRAME, IMAGE, PLACES, Base
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -242,20 +241,6 @@ def test_stock_diffusers_loads_every_kind_without_a_word_as_the_merged_model(
         texts, wanted = (base.encode(each, list(CAPTIONS)) for each in (pipe, others))
     for name, value in wanted.items():
         assert torch.allclose(texts[name].float(), value.float(), atol=1e-4 * float(value.abs().max())), name
-
-
-class Straight:
-    """A store that was never stored: each row computed from its image and caption."""
-
-    def __init__(self, resolved: Any) -> None:
-        self.rows, self.ragged = uncached(resolved, all_rows(resolved)), resolved.family.padded_values
-
-    def batch(self, numbers: list[int], device: torch.device) -> dict[str, Tensor]:
-        rows = [self.rows[number] for number in numbers]
-        return {
-            n: (pad_collate if n in self.ragged else torch.cat)([r[n] for r in rows]).to(device)
-            for n in rows[0]
-        }
 
 
 def control_folders(photos: Path, count: int) -> list[str]:

@@ -54,9 +54,9 @@ def test_photographs_on_the_toy_are_told_a_base_for_this_card(photographs, monke
     assert line is not None
     assert line.startswith(
         "glyph is a toy, and your images are photographs by their size (300 x 256). "
-        "On your 12 GB card (NVIDIA GeForce RTX 4070): --base z-image (about "
+        "On your 12 GB card (NVIDIA GeForce RTX 4070): --base chroma1-hd (about "
     )
-    assert line.endswith("20.5 GB to fetch).")
+    assert line.endswith("27.5 GB to fetch).")
 
 
 def test_without_a_gpu_they_are_told_where_to_read_what_others_need(photographs, monkeypatch):

@@ -127,6 +127,8 @@ def drop_pictures(page: Any, folder_path: Path) -> None:
     caption.press("Control+Enter")
     until(lambda: [path.read_text().strip() for path in folder_path.glob("*.txt")] == ["zorbix, waving"])
     fill(page, "Trigger word", "zorbix")
+    forms = folder_path.parents[1] / ".limner" / "forms"
+    until(lambda: any('"zorbix"' in path.read_text() for path in forms.glob("*.json")))
     seen_again(page, "10 images, 1 with captions")
 
 

@@ -159,7 +159,9 @@ def open_base(path: Path, family: str | None = None) -> BaseCheckpoint:
         for file in paths
         for name in _names(file)
     ]
-    options = [family_keys(family)] if family else list(lora_keys().values())
+    # what fits two families alike is of the one that others are taken for
+    all_keys = sorted(lora_keys().values(), key=lambda names: bool(names.taken_for))
+    options = [family_keys(family)] if family else all_keys
     best: BaseCheckpoint | None = None
     for names in options:
         tensors = [
