@@ -127,8 +127,8 @@ def drop_pictures(page: Any, folder_path: Path) -> None:
     caption.press("Control+Enter")
     until(lambda: [path.read_text().strip() for path in folder_path.glob("*.txt")] == ["zorbix, waving"])
     fill(page, "Trigger word", "zorbix")
-    forms = folder_path.parents[1] / ".limner" / "forms"
-    until(lambda: any('"zorbix"' in path.read_text() for path in forms.glob("*.json")))
+    kept = folder_path.parents[1] / ".limner" / "images"
+    until(lambda: any('"zorbix"' in path.read_text() for path in kept.glob("*.json")))
     seen_again(page, "10 images, 1 with captions")
 
 
@@ -193,7 +193,7 @@ def generate(page: Any, outputs: Path) -> None:
     assert page.get_by_label("Prompt", exact=True).input_value() == "zorbix in the snow"
 
 
-@pytest.mark.parametrize(("width", "steps"), [(1280, 30), (390, 10)])
+@pytest.mark.parametrize(("width", "steps"), [(1280, 30), (390, 30)])
 def test_from_pictures_to_a_lora_through_a_stop_and_a_killed_server(
     tmp_path: Path, serve: Serve, browser: Any, width: int, steps: int
 ) -> None:
