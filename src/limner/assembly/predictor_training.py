@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 
 from limner.assembly.assemble import ModelSpec, Trainable
 from limner.assembly.datasets import Division, Sets
+from limner.assembly.trainable import OwnWeights
 from limner.data.folder import Example
 from limner.data.order import SUBSET, held_out
 from limner.data.styles import IMAGES_PER_STYLE, StyleOrder, hold_out_styles, styles_of
@@ -18,17 +18,16 @@ from limner.errors import BadData
 from limner.graph.unit import Unit
 from limner.hyper.train import MODEL, Experts, Learning, bound_layers, predicting, predictor_hash, show
 from limner.models.family import Family
-from limner.models.placeholder import WithoutNewWords
 from limner.models.source import Source
 from limner.nn import arch
 from limner.nn.layers import per_sample
 from limner.nn.rng import Places, seed_of
 from limner.recipe.schema import Data, Recipe
-from limner.recipe.train import Instant, Lora, Train
+from limner.recipe.train import Instant, Lora
 
 
 @dataclass(frozen=True)
-class PredictorTraining(WithoutNewWords):
+class PredictorTraining(OwnWeights):
     """A predictor (``hyper.predictor``), in fp32; the base is frozen, and may be quantized and streamed."""
 
     lora: Lora
@@ -70,16 +69,6 @@ class PredictorTraining(WithoutNewWords):
         """The same: no word is new."""
         return self.first_layers(family, source)
 
-    def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """fp32: its weights are the masters."""
-        del dtype
-        return torch.float32
-
-    def layers(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, int]:
-        """None: what is trained stands beside no layer."""
-        del spec, name, model
-        return {}
-
     def attach(self, spec: ModelSpec, models: Mapping[str, nn.Module], sample_keys: Places) -> None:
         """Have the predictor take gradients, and the denoiser a LoRA for each row. See ``Trainable``."""
         del sample_keys
@@ -89,29 +78,9 @@ class PredictorTraining(WithoutNewWords):
         if (denoiser := models.get(spec.family.denoiser)) is not None:
             per_sample.attach(denoiser, bound_layers(predictor))
 
-    def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights of the predictor that learns."""
-        return arch.trained_by_name(model)
-
-    def rates(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, float]:
-        """None: one rate for all weights."""
-        del spec, name, model
-        return {}
-
-    def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
-        """Nothing: it has none."""
-
     def enable(self, model: nn.Module, *, enabled: bool) -> None:
         """Switch the LoRAs that are bound to a denoiser."""
         per_sample.enable(model, enabled=enabled)
-
-    def clear(self, model: nn.Module) -> None:
-        """Nothing: the next step binds other LoRAs."""
-
-    def learning_rate(self, train: Train, *, text_encoder: bool) -> float:
-        """One for all weights."""
-        del text_encoder
-        return train.learning_rate
 
     def shape(self) -> dict[str, Any]:
         """The sizes of the predictor, and what stands beside it, by content. See ``Trainable``."""

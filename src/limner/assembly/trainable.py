@@ -142,8 +142,42 @@ class LoRA(WithoutNewWords):
         return (text_encoder and train.text_encoder_learning_rate) or train.learning_rate
 
 
+class OwnWeights(WithoutNewWords):
+    """What the kinds have in common that train a model's own weights: fp32 masters, one rate, no adapters."""
+
+    def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """fp32: in half precision small steps are lost in rounding."""
+        del dtype
+        return torch.float32
+
+    def layers(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, int]:
+        """None: nothing is put beside a layer."""
+        del spec, name, model
+        return {}
+
+    def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights, by their names in the files of the model."""
+        return arch.trained_by_name(model)
+
+    def rates(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, float]:
+        """None: one rate for all weights."""
+        del spec, name, model
+        return {}
+
+    def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
+        """Nothing: no adapter is there, and the model's own dropout stays off."""
+
+    def clear(self, model: nn.Module) -> None:
+        """Nothing is kept between steps."""
+
+    def learning_rate(self, train: Train, *, text_encoder: bool) -> float:
+        """One for all weights."""
+        del text_encoder
+        return train.learning_rate
+
+
 @dataclass(frozen=True)
-class FullFineTune(WithoutNewWords):
+class FullFineTune(OwnWeights):
     """Every weight of the denoiser, in fp32 masters."""
 
     method: str = field(default="full", init=False)
@@ -164,44 +198,14 @@ class FullFineTune(WithoutNewWords):
         """The same: no word is new."""
         return self.first_layers(family, source)
 
-    def load_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """fp32: in half precision small steps are lost in rounding."""
-        del dtype
-        return torch.float32
-
-    def layers(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, int]:
-        """None: nothing is put beside a layer."""
-        del spec, name, model
-        return {}
-
     def attach(self, spec: ModelSpec, models: Mapping[str, nn.Module], sample_keys: Places) -> None:
         """Have every floating-point weight take gradients."""
         del sample_keys
         for name in spec.first_layers:
             arch.unfreeze(models[name])
 
-    def named(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights, by their names in the files of the model."""
-        return arch.trained_by_name(model)
-
-    def rates(self, spec: ModelSpec, name: str, model: nn.Module) -> dict[str, float]:
-        """None: one rate for all weights."""
-        del spec, name, model
-        return {}
-
-    def set_dropout(self, model: nn.Module, *, enabled: bool) -> None:
-        """Nothing: no adapter is there, and the model's own dropout stays off."""
-
     def enable(self, model: nn.Module, *, enabled: bool) -> None:
         """Nothing: the base is no longer there. The recipe refuses what would need it."""
-
-    def clear(self, model: nn.Module) -> None:
-        """Nothing is kept between steps."""
-
-    def learning_rate(self, train: Train, *, text_encoder: bool) -> float:
-        """One for all weights."""
-        del text_encoder
-        return train.learning_rate
 
 
 METHODS = {
