@@ -211,16 +211,22 @@ PREDICTOR_HAS_NO = (
 """Keys that mean nothing where a predictor is trained."""
 
 
+def refuse_idle(recipe: "Recipe", table: str, owner: str) -> None:
+    """Raise ``BadRecipe`` where a table is set for another ``train.method`` or ``train.objective``."""
+    section, choice = getattr(recipe, table), getattr(recipe.train, owner)
+    for key, field in type(section).model_fields.items():
+        if getattr(section, key) != field.default:
+            raise BadRecipe(
+                f'{table}.{key} is set, and train.{owner} is "{choice}". Set train.{owner} = "{table}", or '
+                f"remove {table}.{key}."
+            )
+
+
 def refuse_instant(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where a key does not fit the training of a predictor, or [instant] is idle."""
     train = recipe.train
     if train.method != "instant":
-        for key, field in type(recipe.instant).model_fields.items():
-            if getattr(recipe.instant, key) != field.default:
-                raise BadRecipe(
-                    f'instant.{key} is set, and train.method is "{train.method}". Set train.method = '
-                    f'"instant", or remove instant.{key}.'
-                )
+        refuse_idle(recipe, "instant", "method")
         return
     for path in PREDICTOR_HAS_NO:
         table, _, key = path.partition(".")

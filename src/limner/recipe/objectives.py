@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from limner.errors import BadRecipe
+from limner.recipe.contradictions import refuse_idle
 from limner.recipe.optimizers import optimizer_of
 
 if TYPE_CHECKING:
@@ -20,12 +21,7 @@ def refuse_distillation(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys do not fit distillation, or [distill] is set for nothing."""
     train = recipe.train
     if train.objective != "distill":
-        for key, field in type(recipe.distill).model_fields.items():
-            if getattr(recipe.distill, key) != field.default:
-                raise BadRecipe(
-                    f'distill.{key} is set, and train.objective is "{train.objective}". Set train.objective '
-                    f'= "distill", or remove distill.{key}.'
-                )
+        refuse_idle(recipe, "distill", "objective")
         return
     for key in DISTILL_HAS_NO:
         if getattr(train, key) != type(train).model_fields[key].default:
@@ -71,12 +67,7 @@ def refuse_slider(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys do not fit a slider, or [slider] is set for nothing."""
     train, slider = recipe.train, recipe.slider
     if train.objective != "slider":
-        for key, field in type(slider).model_fields.items():
-            if getattr(slider, key) != field.default:
-                raise BadRecipe(
-                    f'slider.{key} is set, and train.objective is "{train.objective}". Set train.objective = '
-                    f'"slider", or remove slider.{key}.'
-                )
+        refuse_idle(recipe, "slider", "objective")
         return
     if not slider.positive:
         raise BadRecipe(
@@ -149,12 +140,7 @@ def refuse_inversion(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys do not fit textual inversion, or [inversion] is set for nothing."""
     table, train = recipe.inversion, recipe.train
     if train.method != "inversion":
-        for key, field in type(table).model_fields.items():
-            if getattr(table, key) != field.default:
-                raise BadRecipe(
-                    f'inversion.{key} is set, and train.method is "{train.method}". Set train.method = '
-                    f'"inversion", or remove inversion.{key}.'
-                )
+        refuse_idle(recipe, "inversion", "method")
         return
     _refuse_words(recipe)
     _refuse_optimizer(recipe)
