@@ -43,6 +43,33 @@ def test_a_card_of_another_name_is_not_known(name):
     assert known(name) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "card", "memory"),
+    [
+        ("A100-40", "A100 40GB", 40),
+        ("A100 80 GB", "A100", 80),
+        ("RTX 4060 Ti 8GB", "RTX 4060 Ti 8GB", 8),
+        ("4060ti 8 gb", "RTX 4060 Ti 8GB", 8),
+        ("RTX 4090 48GB", "RTX 4090 48GB", 48),
+        ("Tesla V100-SXM2-32GB", "V100 32GB", 32),
+        ("RTX 3050 6GB", "RTX 3050 6GB", 6),
+        ("RTX 3080 10GB", "RTX 3080", 10),
+        ("RTX 3080 12", "RTX 3080 12GB", 12),
+    ],
+)
+def test_a_size_in_a_name_is_that_of_the_card(name, card, memory):
+    found = known(name)
+    assert found is not None and not strange(name, found)
+    assert (found.name, found.memory) == (card, memory)
+    assert found.price is None or found in CARDS
+
+
+@pytest.mark.parametrize("name", ["RTX 4090 7", "A100-41", "RTX 4060 Ti 99x"])
+def test_a_bare_number_that_is_no_size_of_the_card_is_told(name):
+    found = known(name)
+    assert found is not None and strange(name, found)
+
+
 def test_every_card_is_found_by_its_own_name_and_has_possible_numbers():
     for card in CARDS:
         assert known(card.name) is card

@@ -31,6 +31,8 @@ WORKED_OUT = "NVIDIA, the product page; rates of products in 16 and 8 bits are w
 BRANDS = {"", "nvidia", "geforce", "amd", "radeon", "rtx", "rx", "instinct", "tesla", "gpu"}
 VARIANTS = {"ti", "super", "xtx", "laptop", "mobile", "d", "nvl", "max", "gre", "cmp", "vgpu", "mig"}
 """Words of a name that make another product of it: one in the table that lacks the word is not that card."""
+SIZE = re.compile(r"(\d{1,3})(gi?b|g)?")
+"""A word of a name that is a size of memory; models have four digits or a letter before them."""
 PLAIN = re.compile(
     r"\d+g(b|ib)?|gb|sxm\d*|pcie|hbm\w*|gddr\w*|ada|ampere|turing|hopper|blackwell|lovelace|generation"
     r"|quadro|workstation|server|edition|founders|fe|oc|desktop|card|graphics|corporation"
@@ -280,27 +282,41 @@ TYPICAL = {
 def _words(name: str) -> list[str]:
     text = re.sub(r"(rtx|gtx)(?=\d)", r"\1 ", name.lower())
     text = re.sub(r"(\d{4})(?=ti|super|xtx)", r"\1 ", text)
+    text = re.sub(r"\b(\d{1,3})\s+(?=gi?b\b)", r"\1", text)
     return [word for word in re.split(r"[^a-z0-9]+", text) if word not in BRANDS]
 
 
 def known(name: str) -> Card | None:
     """The card of a name as drivers and people write it, the most particular that fits; None if none does.
 
-    ``known("NVIDIA GeForce RTX 4070 Ti SUPER").name == "RTX 4070 Ti SUPER"``, and so for "4070ti super".
+    ``known("NVIDIA GeForce RTX 4070 Ti SUPER").name == "RTX 4070 Ti SUPER"``, and so for "4070ti super". A
+    size in the name is that of the card, whatever its table says: "RTX 4060 Ti 8GB", "A100-40".
     """
     words = _words(name)
     variant = VARIANTS.intersection(words)
+    sizes = {int(match[1]): bool(match[2]) for word in words if (match := SIZE.fullmatch(word))}
     fits = [
         card
         for card in CARDS
-        if set(card.words) <= set(words) and variant == VARIANTS.intersection(card.words)
+        if _model(card.words) <= set(words)
+        and variant == VARIANTS.intersection(card.words)
+        and (_model(card.words) == set(card.words) or card.memory in sizes)
     ]
-    return max(fits, key=lambda card: len(card.words), default=None)
+    card = max(fits, key=lambda card: len(card.words), default=None)
+    # "GH200 480GB" counts what the processor beside it has, too
+    size = next((size for size, unit in sizes.items() if unit and size <= 288), None)
+    if card is None or not size or card.memory in sizes:
+        return card
+    return replace(card, name=f"{card.name} {size}GB", memory=size, price=None)
+
+
+def _model(words: list[str]) -> set[str]:
+    return {word for word in words if not SIZE.fullmatch(word)}
 
 
 def strange(name: str, card: Card) -> list[str]:
     """Words of a name that the card of it lacks, and that mean nothing: it may be another one, or a typo."""
-    rest = [word for word in _words(name) if word not in card.words]
+    rest = [word for word in _words(name) if word not in {*card.words, str(card.memory)}]
     return [word for word in rest if not PLAIN.fullmatch(word)]
 
 

@@ -81,13 +81,14 @@ def device_label(device: Device) -> str:
     """A device in a sentence: "your 12 GB card", "a 24 GB RTX 4090", "this processor"."""
     if device.kind != "cuda":
         return "this processor" if device.kind == "cpu" else device.name
-    size = f"{round(device.memory / 2**30)} GB"
+    number = round(device.memory / 2**30)
+    size, article = f"{number} GB", "an" if number in {8, 11, 18, *range(80, 90)} else "a"
     match device.origin:
         case "here":
             return f"your {size} card ({device.name})"
         case "size":
-            return f"a {size} card"
-    return f"a {size} {device.name}"
+            return f"{article} {size} card"
+    return f"{article} {size} {device.name.removesuffix(f' {number}GB')}"
 
 
 def hints(device: Device, *, assume: bool) -> Iterator[str]:
