@@ -12,6 +12,7 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import messages  # noqa: E402
+from workers import shared_folder  # noqa: E402
 
 calm = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("limner", calm, derandomize=True)
@@ -42,12 +43,25 @@ def pytest_sessionfinish() -> None:
             session.save()
 
 
+@pytest.fixture(scope="session")
+def known_profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Traces of training steps, which all tests share: their key is all that they depend on."""
+    return shared_folder(tmp_path_factory, "profiles")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test's frozen values and fingerprints out of the user's home."""
+def own_cache(
+    tmp_path_factory: pytest.TempPathFactory, known_profiles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep every test's frozen values and fingerprints out of the user's home.
+
+    A test that replaces what traces a step has an XDG_CACHE_HOME of its own besides.
+    """
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    (home / "limner").mkdir()
+    (home / "limner" / "profiles").symlink_to(known_profiles, target_is_directory=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Law: what runs on a GPU is what runs on a CPU, tried on a stand-in for one (``tests/standin``)."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from filelock import FileLock
 
 from standin import card
+from workers import shared_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -19,10 +19,7 @@ MIB = 2**20
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built once, also where several processes share the tests."""
-    own = tmp_path_factory.getbasetemp()
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    folder = own.parent / f"card-{run}" if run else own / "card"
-    folder.mkdir(exist_ok=True)
+    folder = shared_folder(tmp_path_factory, "card")
     with FileLock(folder / "lock"):
         made = card.build(folder)
     if made is None:
