@@ -51,6 +51,7 @@ PUBLISHED = {
     "qwen-image-2512": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "qwen-image-edit": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "qwen-image-edit-2509": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
+    "qwen-image-edit-2511": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "sd15": ("clip-l", "sd", 859_520_964),
     "sd35-large": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 8_056_627_520),
     "sd35-medium": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 2_243_171_520),
@@ -118,7 +119,13 @@ def test_a_plan_finds_all_it_asks_for(name: str):
 
 def test_times_are_shifted_as_each_base_says():
     shifts = {name: known(name).config("scheduler").get("shift") for name in hub_bases() if "image" in name}
-    qwen = ("qwen-image", "qwen-image-2512", "qwen-image-edit", "qwen-image-edit-2509")
+    qwen = (
+        "qwen-image",
+        "qwen-image-2512",
+        "qwen-image-edit",
+        "qwen-image-edit-2509",
+        "qwen-image-edit-2511",
+    )
     assert shifts == {**dict.fromkeys(qwen, 1.0), "z-image": 6.0, "z-image-turbo": 3.0}
 
 

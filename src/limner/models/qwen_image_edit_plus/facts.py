@@ -1,4 +1,8 @@
-"""What is known of Qwen-Image-Edit-Plus and its base."""
+"""What is known of Qwen-Image-Edit-Plus and its bases.
+
+The second is named, with the pipeline of the first, by its authors (QwenLM/Qwen-Image, README.md); what is
+new in it, ``zero_cond_t``, came with diffusers' pull request 12839.
+"""
 
 from dataclasses import replace
 
@@ -18,6 +22,13 @@ FACTS = replace(
             purpose="edits of one to three images",
             weight_bytes=57_698_920_550,
         ),
+        RegisteredBase(
+            name="qwen-image-edit-2511",
+            hub_id="Qwen/Qwen-Image-Edit-2511",
+            licence="Apache-2.0",
+            purpose="edits of one to three images",
+            weight_bytes=57_698_920_550,
+        ),
     ),
-    also_named=("qwen-image-edit-2511", "qwen_image_edit_plus", "qwenimageeditplus"),
+    also_named=("qwen_image_edit_plus", "qwenimageeditplus"),
 )
