@@ -2,13 +2,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from limner.assembly.resolve import resolve, resolve_base
 from limner.errors import BadData, BadRecipe
-from limner.generation.class_images import FACTS, prior, with_prior
+from limner.generation import pipeline as stock
+from limner.generation.class_images import FACTS, _batches, prior, with_prior
 from limner.graph.unit import run as run_units
 from limner.lora import file
 from limner.nn.memory.plan import Plan
@@ -54,6 +56,22 @@ def test_the_base_paints_one_picture_of_each_prompt_once(
     prior(resolve_base(recipe), run, Reporter())
     assert pictures(run.prior_path) == first
     assert (run.prior_path / "0000.png").stat().st_mtime_ns == old
+
+
+def test_small_pictures_are_computed_several_at_once_always_with_the_same_neighbours(
+    tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = resolve_base(wish(tiny_base, photos, prior={**PROMPTS, "images_per_prompt": 3}))
+    assert [len(numbers) for numbers in _batches(7, 3, [1, 6])] == [3, 1]
+    made = {}
+    for pixels in (1, 2 * base.resolution**2):
+        monkeypatch.setattr(stock, "BATCH_PIXELS", pixels)
+        place = prior(base, RunDir(tmp_path / f"run-{pixels}"), Reporter())
+        made[pixels] = [
+            np.asarray(Image.open(path), int) for path in sorted((place or tmp_path).glob("*.png"))
+        ]
+    for one, other in zip(*made.values(), strict=True):
+        assert np.abs(one - other).max() <= 1
 
 
 def test_other_prompts_begin_again(tiny_base: Path, photos: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_images_of_a_batch_are_those_made_one_by_one(run, monkeypatch):
     together = [pixels(path) for path in paths]
     for path in paths:
         path.unlink()
-    monkeypatch.setattr("limner.generation.generate.BATCH_PIXELS", 1)
+    monkeypatch.setattr("limner.generation.pipeline.BATCH_PIXELS", 1)
     table.fill(table.due(), Told())
     assert all(abs(pixels(path) - before).max() <= 1 for path, before in zip(paths, together, strict=True))
     base = [pixels(image.path) for image in table.images.values() if image.step == 0]

@@ -4,6 +4,7 @@ DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242, section 3.3
 """
 
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from limner.data.captions import NAMES, without_trigger
 from limner.data.views import View
 from limner.errors import BadRecipe
 from limner.files import atomic_write, write_json, write_text
-from limner.generation.pipeline import pipeline
+from limner.generation.pipeline import batch_kwargs, batch_size, pipeline
 from limner.models.family import SamplingParams
 from limner.models.sampling import overrides_of
 from limner.nn import distributed
@@ -173,14 +174,28 @@ def _generate(base: ResolvedBase, images: GeneratedImages, reporter: Reporter) -
     pipe = pipeline(family, base.source, overrides=overrides_of(base.objective))
     options = family.pipeline_kwargs(base.source, images.params)
     with reporter.progress(f"Generating pictures of the {images.purpose}", len(todo)) as bar:
-        for number in todo:
-            prompt, turn = jobs[number]
-            draw = torch.Generator().manual_seed(images.seed_of(recipe, prompt, turn))
-            image = pipe(prompt=prompt, **options, generator=draw).images[0]
-            atomic_write(
-                folder / f"{number:04d}.png", lambda draft, image=image: image.save(draft, format="PNG")
-            )
-            bar.advance(note=prompt)
+        for numbers in _batches(len(jobs), batch_size(images.params), todo):
+            prompts = [jobs[number][0] for number in numbers]
+            draws = [
+                torch.Generator().manual_seed(images.seed_of(recipe, *jobs[number])) for number in numbers
+            ]
+            batch = pipe(**batch_kwargs(prompts, options), generator=draws).images
+            for number, image in zip(numbers, batch, strict=True):
+                if number in todo:
+                    atomic_write(
+                        folder / f"{number:04d}.png",
+                        lambda draft, image=image: image.save(draft, format="PNG"),
+                    )
+                    bar.advance(note=jobs[number][0])
+
+
+def _batches(count: int, size: int, todo: Collection[int]) -> Iterator[range]:
+    """Numbers of pictures that are computed at once, where one of them is missing.
+
+    Always with the same neighbours, so that what was stopped ends in the same pictures to the last bit.
+    """
+    batches = (range(start, min(start + size, count)) for start in range(0, count, size))
+    return (numbers for numbers in batches if not set(numbers).isdisjoint(todo))
 
 
 def _facts(folder: Path) -> Any:

@@ -24,7 +24,7 @@ from limner.generation.branches import (
 from limner.generation.controls import prompt_kwargs, require_controls, shown_images
 from limner.generation.grid import Cell, write_grid
 from limner.generation.image_files import ImageRecord, UsedLora, UsedWord, write_image
-from limner.generation.pipeline import pipeline, refusing
+from limner.generation.pipeline import batch_kwargs, batch_size, pipeline, refusing
 from limner.generation.settings import GenerationRequest, Settings
 from limner.generation.trained import Trained, lora_of, trained_of
 from limner.generation.words import embedding_file, require_words, with_words, words_of
@@ -38,9 +38,6 @@ from limner.models.source import Source
 from limner.recipe.prompt_file import PromptLine
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
-
-BATCH_PIXELS = 512 * 512
-"""Of pictures that are computed at once: a batch takes no more memory than one picture of most bases."""
 
 
 def generate(request: GenerationRequest, reporter: Reporter) -> list[Path]:
@@ -165,7 +162,7 @@ class ImageSampler:
     def batch_size(self, line: PromptLine) -> int:
         """How many pictures like those of a line may be computed at once: of large ones, one."""
         params = _params(self.family, self.source, _overlaid(self.settings, line))
-        return 1 if params.controls else max(1, BATCH_PIXELS // (params.width * params.height))
+        return 1 if params.controls else batch_size(params)
 
     def batch(
         self, line: PromptLine, jobs: Sequence[tuple[str, int]], target: Path | None, strength: float
@@ -214,9 +211,7 @@ class ImageSampler:
                 return prompt_kwargs(
                     self.family, self.source, self.pipe, prompts[0], options, settings.controls
                 )
-        negative = options.get("negative_prompt")
-        texts = {"negative_prompt": [negative] * len(prompts)} if isinstance(negative, str) else {}
-        return {"prompt": list(prompts), **options, **texts}
+        return batch_kwargs(prompts, options)
 
     def _stepped(self, pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """What diffusers calls after each step."""

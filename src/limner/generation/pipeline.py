@@ -1,7 +1,7 @@
 """The stock pipeline of a base with LoRAs in it, loaded exactly as other tools load them."""
 
 import gc
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from limner.assembly.base import fp16_of
 from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
-from limner.models.family import Family
+from limner.models.family import Family, SamplingParams
 from limner.models.loading import LOAD_ERRORS, hush, library_model, load, skeleton
 from limner.models.registry import families
 from limner.models.sampling import sampler
@@ -97,6 +97,27 @@ def pipeline(
         set_strengths(pipe, dict.fromkeys(loras, 1.0))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+BATCH_PIXELS = 512 * 512
+"""Of pictures that are computed at once: a batch takes no more memory than one picture of most bases."""
+
+
+def batch_size(params: SamplingParams) -> int:
+    """How many pictures may be computed at once: of large ones, one."""
+    return max(1, BATCH_PIXELS // (params.width * params.height))
+
+
+def batch_kwargs(prompts: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the stock pipeline for several prompts.
+
+    Args:
+        prompts: Of each picture.
+        options: How they are sampled.
+    """
+    negative = options.get("negative_prompt")
+    texts = {"negative_prompt": [negative] * len(prompts)} if isinstance(negative, str) else {}
+    return {"prompt": list(prompts), **options, **texts}
 
 
 def set_strengths(pipe: Any, strengths: Mapping[str, float]) -> None:
