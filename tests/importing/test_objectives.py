@@ -66,6 +66,8 @@ def test_a_slider_of_ai_toolkit_is_one_here(tmp_path):
     outcomes = {row.key.rpartition(".")[2]: row.outcome for row in imported.rows}
     assert outcomes["anchor_strength"] == outcomes["caption_dropout_rate"] == "cannot be had"
     assert outcomes["folder_path"] == "cannot be had" and recipe.data.images == Path("images")
+    (tmp_path / "slider.yaml").write_text(SLIDER.replace("guidance_strength: 2.5\n        ", ""))
+    assert import_recipe(tmp_path / "slider.yaml").recipe.slider.guidance == 3.0, "ai-toolkit's default"
 
 
 @pytest.mark.parametrize(

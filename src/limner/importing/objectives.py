@@ -19,6 +19,8 @@ SLIDER = {
 }
 """Keys in a table ``slider`` of ai-toolkit, and in LECO's words -> ours."""
 ENDS = ("positive_prompt", "positive")
+TOOLKIT_GUIDANCE = 3.0
+"""``guidance_strength`` of ai-toolkit where its file sets none; LECO's default is ours."""
 IMAGES = ("trigger_word", "caption_dropout_rate", "folder_path")
 """What is said of images, of which a slider learns none."""
 TABLE = re.compile(r"(?:^|\.)slider\.(?:targets\.\d+\.)?\w+$")
@@ -48,6 +50,8 @@ def slider(book: Book) -> None:
             book.set(option, assignments, outcome="kept" if key != "neutral" else "translated")
     if is_slider:
         book.changes["train.objective"] = "slider"
+        if any(option.leaf == "positive_prompt" for option in options):
+            book.changes.setdefault("slider.guidance", TOOLKIT_GUIDANCE)
         for option in book.take(*IMAGES):
             book.row(
                 option, "cannot be had", "A slider is made of its prompts: the base generates its images."

@@ -280,9 +280,10 @@ class Slider(Section):
     """Prompt of strength 1; [neutral] stands for the neutral one."""
     negative: str = Field(default="", examples=["[neutral], blue"])
     """Prompt of strength -1, likewise (unconditional). Empty: the empty caption."""
-    guidance: Annotated[float, Field(gt=0, le=100)] = 3.0
+    guidance: Annotated[float, Field(gt=0, le=100)] = 1.0
     """How far from what the bare base says to the neutral prompt, in units of what it says to the positive
-    less what it says to the negative one: the target of strength 1, and of -1 the other way."""
+    less what it says to the negative one: the target of strength 1, and of -1 the other way. A base that
+    samples with guidance multiplies it once more."""
     images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = 4
     """Images generated from each neutral prompt."""
 
