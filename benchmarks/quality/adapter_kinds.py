@@ -5,7 +5,7 @@
 Each kind gets the size whose trained numbers are nearest to those of a LoRA of rank 16. The lessons, their
 steps and rates are those of ``limner demo``; a judge that learned from real art says what was learned. The
 time of a step is measured apart, in turn with a LoRA's, so that what else the machine does weighs on both.
-A kind that the file of results holds already, of as many seeds, is not measured again.
+What the file of results holds already is not measured again: seeds of a kind, and the time of its step.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.quality.demo_quality import run
+from benchmarks.quality.demo_quality import class_images, run
 
 from benchmarks import outcome
 from limner import demo
@@ -35,7 +35,8 @@ from limner.run_folder import RunDir
 from limner.runs import train
 
 RANK = 16
-TIMED_STEPS, ROUNDS = 20, 3
+KINDS = ("lora", "loha", "lokr", "dora")
+TIMED_STEPS, ROUNDS = 20, 2
 """Steps of a run whose steps are timed, and how often the kinds take their turn."""
 Changes = Mapping[str, Any]
 
@@ -84,61 +85,81 @@ def step_seconds(kinds: Mapping[str, Changes], reporter: Any) -> dict[str, float
     return {kind: median(times) for kind, times in seconds.items()}
 
 
-def figures_of(changes: Changes, seeds: int, judge: Judge, reporter: Any) -> dict[str, float]:
-    """Means over seeds of both lessons."""
-    keys = recipe_keys(changes)
-    styles, subjects = (
-        [run(lesson, judge, seed, reporter, **keys) for seed in range(seeds)]
+def figures_of(
+    keys: Changes, seed: int, judge: Judge, base_sampler: demo.PromptSampler, reporter: Any
+) -> dict[str, float]:
+    """Both lessons of one seed."""
+    style, subject = (
+        run(lesson, judge, seed, reporter, base_sampler, **keys)
         for lesson in (demo.style_lesson(), demo.subject_lesson())
     )
     return {
-        "style": mean(row["after"] for row in styles),
-        "style without trigger": mean(row["without_trigger"] for row in styles),
-        "noun": mean(row["concept_with_trigger"] for row in styles),
-        "subject": mean(row["after"] for row in subjects),
-        "seconds": mean(row["seconds"] for row in (*styles, *subjects)),
+        "style": style["after"],
+        "style without trigger": style["without_trigger"],
+        "noun": style["concept_with_trigger"],
+        "subject": subject["after"],
+        "subject without trigger": subject["without_trigger"],
     }
 
 
-def measured(seeds: int) -> dict[str, dict[str, Any]]:
-    """The kinds that the file of results holds already, of so many seeds."""
+def measured() -> dict[str, dict[str, Any]]:
+    """The kinds that the file of results holds already."""
     path = outcome.RESULTS / "adapter_kinds.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return record["kinds"] if record.get("seeds") == seeds else {}
+    return json.loads(path.read_text(encoding="utf-8"))["kinds"] if path.exists() else {}
+
+
+def sized(reporter: Any) -> dict[str, dict[str, Any]]:
+    """Kind -> its size, the time of its step beside a LoRA's, and its seeds, of which there are none yet."""
+    wanted = numbers({"kind": "lora", "rank": RANK})
+    sizes = {kind: nearest(kind, wanted) for kind in KINDS}
+    times = step_seconds({kind: changes for kind, (changes, _) in sizes.items()}, reporter)
+    return {
+        kind: {
+            "lora": dict(changes),
+            "trained": count,
+            "bytes": 4 * count,
+            "step": times[kind] / times["lora"],
+            "seeds": [],
+        }
+        for kind, (changes, count) in sizes.items()
+    }
+
+
+def row_of(kind: str, row: Mapping[str, Any]) -> list[str]:
+    """A row of the table: means over the seeds."""
+    size = ", ".join(f"{key} {value}" for key, value in row["lora"].items() if key != "kind")
+    shares = {name: mean(one[name] for one in row["seeds"]) for name in row["seeds"][0]}
+    return [
+        f"{kind}, {size}",
+        str(row["trained"]),
+        str(row["bytes"]),
+        f"{row['step']:.2f}",
+        *(f"{share:.0%}" for share in shares.values()),
+    ]
 
 
 def main() -> None:
     """Measure what is not measured yet, print, keep."""
     parser = argparse.ArgumentParser(description="What each kind of adapter learns at equal bytes.")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--kinds", nargs="+", default=["lora", "loha", "lokr", "dora"])
     options = parser.parse_args()
     judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
-    wanted = numbers({"kind": "lora", "rank": RANK})
-    for kind in options.kinds:
-        if kind in measured(options.seeds):
-            continue
-        changes, count = nearest(kind, wanted)
-        reporter.line(f"{kind}: {dict(changes)}, {count} trained numbers")
-        times = step_seconds({"lora": {"kind": "lora", "rank": RANK}, kind: changes}, reporter)
-        size = {"lora": dict(changes), "trained": count, "bytes": 4 * count}
-        row = {**size, "step": times[kind] / times["lora"]}
-        row |= figures_of(changes, options.seeds, judge, reporter)
-        outcome.save(
-            "adapter_kinds", {"seeds": options.seeds, "kinds": {**measured(options.seeds), kind: row}}
-        )
+    base_sampler = demo.PromptSampler(demo.embedded_base())
+    if not measured():
+        outcome.save("adapter_kinds", {"kinds": sized(reporter)})
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as place:
+            images = class_images(seed, Path(place), reporter)
+            for kind in KINDS:
+                kinds = measured()
+                if len(kinds[kind]["seeds"]) == seed:
+                    keys = {**recipe_keys(kinds[kind]["lora"]), **images}
+                    kinds[kind]["seeds"].append(figures_of(keys, seed, judge, base_sampler, reporter))
+                    outcome.save("adapter_kinds", {"kinds": kinds})
     header = ["kind", "trained", "bytes", "step", "style", "without trigger", "noun", "subject"]
-    rows = [
-        [
-            f"{kind}, {', '.join(f'{key} {value}' for key, value in row['lora'].items() if key != 'kind')}",
-            str(row["trained"]),
-            str(row["bytes"]),
-            f"{row['step']:.2f}",
-            *(f"{row[name]:.0%}" for name in ("style", "style without trigger", "noun", "subject")),
-        ]
-        for kind, row in measured(options.seeds).items()
-    ]
-    sys.stdout.write(outcome.table(header, rows) + "\n")
+    header.append("without trigger")
+    table = [row_of(kind, row) for kind, row in measured().items()]
+    sys.stdout.write(outcome.table(header, table) + "\n")
 
 
 if __name__ == "__main__":

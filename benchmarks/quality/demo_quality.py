@@ -17,10 +17,13 @@ from typing import Any
 
 from benchmarks import outcome
 from limner import demo
+from limner.assembly.resolve import resolve_base
 from limner.bases.demo_sets import folder
 from limner.bases.judge import Judge
+from limner.generation.class_images import prior
 from limner.recipe import toml
 from limner.reporter import PlainText, Reporter
+from limner.run_folder import RunDir
 
 BARS = {
     "style with trigger, before": ("<=", 0.10),
@@ -47,13 +50,36 @@ def shuffled(lesson: demo.DemoRun, other: str, out: Path) -> Path:
     return out
 
 
-def run(lesson: demo.DemoRun, judge: Judge, seed: int, reporter: Any, **changes: Any) -> dict[str, Any]:
-    """The figures of one lesson, in a folder of its own."""
+def run(
+    lesson: demo.DemoRun,
+    judge: Judge,
+    seed: int,
+    reporter: Any,
+    base_sampler: demo.PromptSampler | None = None,
+    /,
+    **changes: Any,
+) -> dict[str, Any]:
+    """The figures of one lesson, in a folder of its own.
+
+    Args:
+        lesson: What is learned.
+        judge: Says how well.
+        seed: Of the training and of the pictures.
+        reporter: Hears of progress.
+        base_sampler: Keeps what the bare base paints, for further runs.
+        changes: Keys of the recipe by dotted path.
+    """
     images = changes.pop("images", None)
     wish = toml.change(demo.recipe_for(lesson, seed=seed, images=images), changes)
     with tempfile.TemporaryDirectory() as place:
-        figures, _ = demo.teach(lesson, wish, Path(place) / "run", judge, reporter)
+        figures, _ = demo.teach(lesson, wish, Path(place) / "run", judge, reporter, base_sampler)
     return {name: value for name, value in figures.items() if name != "path"}
+
+
+def class_images(seed: int, out: Path, reporter: Any) -> dict[str, Any]:
+    """Paint the class images of the demo's recipes, once for many runs: the keys that name them."""
+    recipe = demo.recipe_for(demo.subject_lesson(), seed=seed)
+    return {"prior.prompts": (), "prior.images": prior(resolve_base(recipe), RunDir(out), reporter)}
 
 
 def over(rows: Sequence[Mapping[str, Any]], name: str) -> float:

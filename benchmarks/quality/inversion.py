@@ -4,9 +4,11 @@
 
 The lessons are those of ``limner demo`` without its prior, which token vectors need none of: a prompt without
 their word is answered by the base. A judge that learned from real art says what was learned.
+What the file of results holds already, of as many steps, is not measured again.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +59,7 @@ def figures_of(
     asked, nouns = demo.words_of(lesson, judge), demo.test_nouns(judge)
     prompts = [lesson.prompt_of(word) for word in asked]
     repeats = max(1, len(nouns) // len(prompts))
-    sampler = demo.PromptSampler(done.lora)
+    sampler = demo.PromptSampler(demo.embedded_base(), done.lora)
     words = [embeddings.read(done.embedding)] if done.embedding else []
     with with_words(sampler.pipe, sampler.family, words):
         images = demo.stack(sampler.sample(prompts * repeats, reporter, seed=7000), judge.side)
@@ -72,6 +74,13 @@ def figures_of(
     }
 
 
+def measured(steps: int) -> dict[str, dict[str, Any]]:
+    """What the file of results holds already of so many steps."""
+    path = outcome.RESULTS / "inversion.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return record["ways"] if record.get("steps") == steps else {}
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description="What token vectors learn, beside a LoRA.")
@@ -80,13 +89,15 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     options = parser.parse_args()
     judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
-    results: dict[str, dict[str, Any]] = {}
+    results = measured(options.steps)
     for way in options.ways:
         method, changes = WAYS[way]
         if options.rate is not None and method != "lora":
             changes = {**changes, "inversion.rate": options.rate}
-        results[way] = {}
+        results.setdefault(way, {})
         for lesson in (demo.subject_lesson(), demo.style_lesson()):
+            if lesson.figure in results[way]:
+                continue
             with TemporaryDirectory() as place:
                 recipe = recipe_of(lesson, method, changes, options.steps)
                 results[way][lesson.figure] = figures_of(lesson, recipe, Path(place) / "run", judge, reporter)
@@ -111,6 +122,7 @@ def main() -> None:
             f"{row['subject']['seconds']:.0f}",
         ]
         for way, row in results.items()
+        if len(row) == 2
     ]
     sys.stdout.write(outcome.table(header, rows) + "\n")
 

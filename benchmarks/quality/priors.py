@@ -1,120 +1,159 @@
-"""What keeps the base as it is, at equal time: class images that it paints, or itself as the teacher.
+"""What keeps the base as it is, at equal work: class images that it paints, or itself as the teacher.
 
     python -m benchmarks.quality.priors --seeds 1
 
 The two LoRAs of ``limner demo`` are trained without a prior, with painted class images, with the teacher and
-with the blank caption. All take the same time: a prior that makes steps slower gets fewer of them, and the
-painting counts. The time of a step is measured first, the priors in turn.
+with the blank caption. All get the work of a training without one, in operations of products, convolutions
+and attention as torch counts them, whatever else the machine does: a prior that makes steps dearer gets fewer
+of them, and the painting and encoding of class images counts. Once it is left out as well, as for a base
+whose class images are there from another LoRA. What the file of results holds already is not measured again.
 """
 
 import argparse
+import json
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
-from benchmarks.quality.demo_quality import run
+import torch
+from benchmarks.quality.demo_quality import class_images, run
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmarks import outcome
 from limner import demo
 from limner.bases.judge import Judge
+from limner.planning.planner import plan
 from limner.recipe import toml
 from limner.reporter import PlainText, Reporter
-from limner.run_folder import RunDir
 from limner.runs import train
 
-TIMED_STEPS, ROUNDS = 20, 3
-"""Steps of a run whose steps are timed, and how often the priors take their turn."""
+COUNTED_STEPS = (2, 4)
+"""Steps of the two runs whose difference is the work of a step."""
 TAUGHT = {"prior.prompts": (), "prior.batch": 2, "prior.weight": 1.0}
-PRIORS: Mapping[str, Mapping[str, Any]] = {
+Changes = Mapping[str, Any]
+Steps = Mapping[str, int]
+PRIORS: Mapping[str, Changes] = {
     "none": {"prior.prompts": ()},
     "class images": {},
+    "class images, painted before": {},
     "teacher": {**TAUGHT, "prior.kind": "teacher"},
     "blank": {**TAUGHT, "prior.kind": "blank"},
 }
-"""What differs from the demo's recipe."""
+"""What differs from the demo's recipe; class images are painted once for all that have them."""
+LESSONS = {"style": demo.style_lesson(), "subject": demo.subject_lesson()}
 COMMON = {"data.caption_dropout": 0.0}
 """A blank prior keeps the empty caption, which dropped captions would train."""
 
 
-def costs(lesson: demo.DemoRun, reporter: Any) -> dict[str, tuple[float, float]]:
-    """Prior -> seconds before the first step that it costs, and of a step."""
-    short = {"train.steps": TIMED_STEPS, "train.warmup": 0, "sample.every": -1, **COMMON}
-    recipe = toml.change(demo.recipe_for(lesson), short)
-    steps: dict[str, list[float]] = {name: [] for name in PRIORS}
-    befores: dict[str, list[float]] = {name: [] for name in PRIORS}
-    for _ in range(ROUNDS):
-        for name, changes in PRIORS.items():
-            with tempfile.TemporaryDirectory() as place:
-                start = time.monotonic()
-                train(toml.change(recipe, changes), Path(place), reporter)
-                seconds = time.monotonic() - start
-                rows = [row["seconds"] for row in RunDir(Path(place)).metrics() if "loss" in row]
-            steps[name] += rows[5:]
-            befores[name].append(seconds - sum(rows))
-    least = min(median(times) for times in befores.values())
-    return {name: (median(befores[name]) - least, median(steps[name])) for name in PRIORS}
+def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)
 
 
-def steps_at_equal_time(lesson: demo.DemoRun, reporter: Any) -> dict[str, int]:
-    """Prior -> the steps that it has in the time of the lesson without one."""
-    measured, whole = costs(lesson, reporter), demo.recipe_for(lesson).train.steps
-    budget = sum(measured["none"]) + (whole - 1) * measured["none"][1]
-    return {name: max(1, round((budget - before) / step)) for name, (before, step) in measured.items()}
+def _attention_backward(
+    grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""Of the CPU, which torch's counter does not know."""
+
+
+def work_of(lesson: demo.DemoRun, changes: Mapping[str, Any], reporter: Any) -> tuple[float, float]:
+    """Operations before the first step, and of a step."""
+    wholes = []
+    for steps in COUNTED_STEPS:
+        with tempfile.TemporaryDirectory() as place:
+            short = {"train.steps": steps, "train.warmup": 0, "data.cache": Path(place) / "cache"}
+            recipe = toml.change(demo.recipe_for(lesson), {**short, **COMMON, **changes})
+            plan(recipe, reporter)  # its traces, which are kept, are not counted
+            with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+                train(recipe, Path(place) / "run", reporter)
+            wholes.append(counter.get_total_flops())
+    step = (wholes[1] - wholes[0]) / (COUNTED_STEPS[1] - COUNTED_STEPS[0])
+    return wholes[0] - COUNTED_STEPS[0] * step, step
+
+
+def steps_at_equal_work(lesson: demo.DemoRun, reporter: Any) -> dict[str, dict[str, float]]:
+    """Prior -> the steps that it has for the work of the lesson without one, and what they cost.
+
+    A step in units of one without a prior, and what comes before the first likewise, beyond what a training
+    without a prior does there.
+    """
+    whole = demo.recipe_for(lesson).train.steps
+    before_none, step_none = work_of(lesson, PRIORS["none"], reporter)
+    out: dict[str, dict[str, float]] = {}
+    for name, changes in PRIORS.items():
+        before, step = work_of(lesson, changes, reporter)
+        extra = 0.0 if "before" in name else (before - before_none) / step_none
+        each = step / step_none
+        out[name] = {"steps": max(1, round((whole - extra) / each)), "before": extra, "step": each}
+    return out
 
 
 def figures_of(
-    name: str, steps: Mapping[str, Mapping[str, int]], seeds: int, judge: Judge, reporter: Any
+    keys: Changes, steps: Steps, seed: int, judge: Judge, base_sampler: demo.PromptSampler, reporter: Any
 ) -> dict[str, float]:
-    """Means over seeds of both lessons."""
-    lessons = {"style": demo.style_lesson(), "subject": demo.subject_lesson()}
-    rows = {
-        kind: [
-            run(lesson, judge, seed, reporter, **{"train.steps": steps[kind][name], **COMMON, **PRIORS[name]})
-            for seed in range(seeds)
-        ]
-        for kind, lesson in lessons.items()
-    }
+    """Both lessons of one seed."""
     figures: dict[str, float] = {}
-    for kind, entries in rows.items():
-        figures[f"{kind} steps"] = steps[kind][name]
-        figures[f"{kind} with trigger"] = mean(row["after"] for row in entries)
-        figures[f"{kind} without trigger"] = mean(row["without_trigger"] for row in entries)
-        figures[f"{kind}: noun lost without trigger"] = mean(
-            row["concept_of_base"] - row["concept_without_trigger"] for row in entries
+    for kind, lesson in LESSONS.items():
+        changes = {**COMMON, **keys, "train.steps": steps[kind]}
+        row = run(lesson, judge, seed, reporter, base_sampler, **changes)
+        figures[f"{kind} with trigger"] = row["after"]
+        figures[f"{kind} without trigger"] = row["without_trigger"]
+        figures[f"{kind}: nouns lost without trigger"] = (
+            row["concept_of_base"] - row["concept_without_trigger"]
         )
-        figures[f"{kind} training seconds"] = mean(row["training_seconds"] for row in entries)
     return figures
 
 
+def measured() -> dict[str, Any]:
+    """What the file of results holds already."""
+    path = outcome.RESULTS / "priors.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {"work": record.get("work", {}), "priors": record.get("priors", {})}
+
+
 def main() -> None:
-    """Measure, print, keep."""
-    parser = argparse.ArgumentParser(description="What keeps the base as it is, at equal time.")
+    """Measure what is not measured yet, print, keep."""
+    parser = argparse.ArgumentParser(description="What keeps the base as it is, at equal work.")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
-    steps = {
-        "style": steps_at_equal_time(demo.style_lesson(), reporter),
-        "subject": steps_at_equal_time(demo.subject_lesson(), reporter),
-    }
-    columns: dict[str, dict[str, float]] = {}
-    for name in PRIORS:
-        columns[name] = figures_of(name, steps, options.seeds, judge, reporter)
-        outcome.save("priors", {"seeds": options.seeds, "priors": columns})
-    rows = [
-        [
-            key,
-            *(
-                f"{column[key]:.0f}" if key[-1] == "s" else f"{column[key]:.2f}"
-                for column in columns.values()
-            ),
-        ]
-        for key in columns["none"]
+    for kind, lesson in LESSONS.items():
+        record = measured()
+        if kind not in record["work"]:
+            record["work"][kind] = steps_at_equal_work(lesson, reporter)
+            outcome.save("priors", record)
+    base_sampler = demo.PromptSampler(demo.embedded_base())
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as place:
+            images = class_images(seed, Path(place), reporter)
+            for name, changes in PRIORS.items():
+                record = measured()
+                rows = record["priors"].setdefault(name, [])
+                if len(rows) == seed:
+                    keys = changes or images
+                    steps = {kind: work[name]["steps"] for kind, work in record["work"].items()}
+                    rows.append(figures_of(keys, steps, seed, judge, base_sampler, reporter))
+                    outcome.save("priors", record)
+    record = measured()
+    works = [
+        [f"{kind}: {key}", *(f"{work[name][key]:{form}}" for name in PRIORS)]
+        for kind, work in record["work"].items()
+        for key, form in (("before", ".1f"), ("step", ".2f"), ("steps", ".0f"))
     ]
-    sys.stdout.write(outcome.table(["", *columns], rows) + "\n")
+    rows = [
+        [key, *(f"{mean(row[key] for row in record['priors'][name]):.0%}" for name in PRIORS)]
+        for key in record["priors"]["none"][0]
+    ]
+    sys.stdout.write(outcome.table(["", *PRIORS], works + rows) + "\n")
 
 
 if __name__ == "__main__":
