@@ -8,6 +8,7 @@ place only, as letters do; lines, grids and rows of writing fit wherever they ar
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -55,12 +56,29 @@ CARRIES = 0.12, 1.25
 2000 places lies within those 25 of a picture in 80, and hardly ever stands out."""
 MAX_SHIFT = 2
 FAR_FROM, REACH = 5, 24
+SIDE = 160
+"""Of the transforms by which a mark is moved over a frame: at least ``FRAME + REACH``, so that nothing comes
+round from the other side, and quick to transform."""
 MAX_SHARED = 0.5
 """Share of all windows in which pictures may agree: beyond, it is the scene that they share."""
 MAX_SEARCH = 300
 """Pictures among which the first guess is made; all are then compared with it."""
 
 Group = list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Template:
+    """What is moved over frames, transformed once for all of them."""
+
+    stamp: np.ndarray
+    """(2, SIDE, SIDE // 2 + 1), complex: conjugate spectra of a mark's edges at their place."""
+    ground: np.ndarray
+    """(SIDE, SIDE // 2 + 1), complex: the same of its box, which is 1 inside."""
+    area: int
+    """Pixels of the box."""
+    length: float
+    """Root of the sum of the mark's squares."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +91,11 @@ class Watermark:
     """Where it lies, (left, top, right, bottom) in pixels of the frame at its place."""
     stamp: np.ndarray
     """(2, height, width): the sum of the edges in the box of the pictures that it was found in."""
+
+    @cached_property
+    def template(self) -> _Template:
+        """As it is moved over further pictures."""
+        return _template(self.stamp, self.box)
 
 
 def location(mark: Watermark, width: int, height: int) -> tuple[int, int, int, int]:
@@ -221,7 +244,7 @@ def _followed(
 def carries(mark: Watermark, image_frames: np.ndarray) -> bool:
     """Whether one more picture carries a mark that was found in others; by its ``frames``."""
     whole = image_frames[POSITIONS.index(mark.position)].astype(np.float32)
-    best, far = _fit(whole, mark.stamp, mark.box)
+    best, far = _fit(whole, mark.template)
     return best > CARRIES[0] and best > CARRIES[1] * far
 
 
@@ -246,28 +269,35 @@ def _fitting(
     """The pictures that the mean of the members fits at its place, and nowhere beside it."""
     parts = rows[:, :, box[1] : box[3], box[0] : box[2]]
     total = parts[members].sum(axis=0)
+    whole_template = _template(total, box)
     matches: Group = []
     for index, whole in enumerate(rows):
-        best, far = _fit(whole, total - parts[index] if index in members else total, box)
+        template = _template(total - parts[index], box) if index in members else whole_template
+        best, far = _fit(whole, template)
         if best > thresholds[0] and best > thresholds[1] * far:
             matches.append(index)
     return matches
 
 
-def _fit(whole: np.ndarray, mean: np.ndarray, box: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Correlation of a frame with a mark: the best at its place, and the best beside it."""
-    size = 2 * FRAME
-    stamp, flat = np.zeros((2, size, size), np.float32), np.zeros((size, size), np.float32)
+def _template(mean: np.ndarray, box: tuple[int, int, int, int]) -> _Template:
+    """(2, height, width) of a box in a frame, transformed."""
+    stamp, flat = np.zeros((2, SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), np.float32)
     stamp[:, box[1] : box[3], box[0] : box[2]] = mean
     flat[box[1] : box[3], box[0] : box[2]] = 1
-    spectra = np.fft.rfft2(whole, (size, size))
-    hits = np.fft.irfft2((spectra * np.fft.rfft2(stamp).conj()).sum(axis=0), (size, size))
-    power = np.fft.irfft2(
-        np.fft.rfft2(np.square(whole).sum(axis=0), (size, size)) * np.fft.rfft2(flat).conj()
-    )
-    floor = 0.1 * float(np.square(whole).sum()) * flat.sum() / FRAME**2  # an empty ground fits anything
-    scores = hits / (np.sqrt(np.maximum(power, floor)) * np.linalg.norm(mean) + 1e-6)
-    middle = np.fft.fftshift(scores)[FRAME - REACH : FRAME + REACH + 1, FRAME - REACH : FRAME + REACH + 1]
+    area = (box[3] - box[1]) * (box[2] - box[0])
+    return _Template(np.fft.rfft2(stamp).conj(), np.fft.rfft2(flat).conj(), area, float(np.linalg.norm(mean)))
+
+
+def _fit(whole: np.ndarray, template: _Template) -> tuple[float, float]:
+    """Correlation of a frame with a mark: the best at its place, and the best beside it."""
+    size = (SIDE, SIDE)
+    squares = np.square(whole).sum(axis=0)
+    hits = np.fft.irfft2((np.fft.rfft2(whole, size) * template.stamp).sum(axis=0), size)
+    power = np.fft.irfft2(np.fft.rfft2(squares, size) * template.ground, size)
+    floor = 0.1 * float(squares.sum()) * template.area / FRAME**2  # an empty ground fits anything
+    scores = hits / (np.sqrt(np.maximum(power, floor)) * template.length + 1e-6)
+    near = slice(SIDE // 2 - REACH, SIDE // 2 + REACH + 1)
+    middle = np.fft.fftshift(scores)[near, near]
     offsets = np.abs(np.arange(-REACH, REACH + 1))
     far = np.maximum(offsets[:, None], offsets[None])
     return float(middle[far <= MAX_SHIFT].max()), float(middle[far >= FAR_FROM].max())
