@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from limner.checking.findings import MAX_MOTION_BLUR, MOTION_RATIO
+from limner.checking.findings import MAX_BLUR, MAX_MOTION_BLUR, MOTION_RATIO
 from limner.checking.sharpness import sharpness
 
 
@@ -52,6 +52,16 @@ def test_a_short_smear_is_told_from_a_picture_that_is_soft_all_over(pixels):
     assert smeared.smear > MAX_MOTION_BLUR and smeared.steady < MOTION_RATIO * smeared.smear
     sharp = sharpness(scene())
     assert sharp.smear < MAX_MOTION_BLUR or sharp.steady > MOTION_RATIO * sharp.smear
+
+
+@pytest.mark.parametrize(("step", "is_smear"), [(20, False), (90, True)])
+def test_faint_lines_over_soft_shades_are_no_smear(step, is_smear):
+    """The seams of a colour wheel: what holds still while all else is smeared has edges that are no shade."""
+    down, across = np.mgrid[:256, :256]
+    shades = 100 + 48 * np.sin(across * np.pi / 32) + step * (down // 32 % 2)
+    blur, smear, steady = sharpness(shades)
+    assert (smear is not None and smear > MAX_MOTION_BLUR and steady < MOTION_RATIO * smear) is is_smear
+    assert blur < MAX_BLUR
 
 
 def test_where_there_is_no_edge_nothing_is_said():

@@ -10,6 +10,9 @@ PIXEL = 1 / 3
 """Variance that central differences add."""
 FAINTEST = 3.0
 """Gray levels per pixel at the coarse scale: weaker gradients are shading and noise, not edges."""
+SHADING = 6.0
+"""Gray levels per pixel: the shades of strong colours change as fast, as on a colour wheel. In a picture with
+nothing stronger no direction tells of a smear, and it is as sharp as its sharpest direction."""
 STRONG = 0.5
 """Of the strongest gradient: what counts as an edge."""
 DIRECTIONS = 4
@@ -59,6 +62,8 @@ def sharpness(gray: np.ndarray) -> Sharpness:
     if ratio.size < EDGE_PIXELS:
         return Sharpness(None, None)
     ways = _by_direction(fine, coarse, size, strongest)
+    if strongest < SHADING:
+        return Sharpness(min([_blur_of(ratio), *ways]), None)
     return (
         Sharpness(_blur_of(ratio), max(ways), min(ways))
         if len(ways) > 1
