@@ -93,7 +93,7 @@ def request_for(target: Path, overrides: Mapping[str, Any], out: Path | None) ->
             _free(home, _roots(recipe)[0])
     else:
         recipe, sources = _from_images(target, overrides)
-        home = out or _free(_outside(RUNS / recipe.name, [target]), target)
+        home = out or _free(outside(RUNS / recipe.name, [target]), target)
     recipe = placed(recipe, Path.cwd())
     for folder in _roots(recipe):
         _refuse_inside(home, folder)
@@ -149,17 +149,14 @@ def _recipe_at(file: Path) -> Any:
         BadRecipe: It is none.
         BadUsage: It is a config of another program.
     """
-    from limner.recipe.foreign import config_name
+    from limner.recipe.foreign import config_name, remedy
     from limner.recipe.toml import load
 
     try:
         return load(file)
     except BadRecipe as error:
         if name := config_name(file):
-            raise BadUsage(
-                f"{file} is {name}. Limner does not read it: name the folder of images. What its settings "
-                "are called here stands in the guide, on the page Words."
-            ) from error
+            raise BadUsage(f"{file} is {name}. {remedy(name, file)}") from error
         raise
 
 
@@ -174,7 +171,7 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Ru
 
     recipe = placed(change(recipe, overrides) if overrides else recipe, Path.cwd())
     roots = _roots(recipe)
-    home = out or _free(_outside(RUNS / recipe.name, roots), roots[0])
+    home = out or _free(outside(RUNS / recipe.name, roots), roots[0])
     for folder in _roots(recipe):
         _refuse_inside(home, folder)
     prompts(recipe)
@@ -218,7 +215,7 @@ def _refuse_runs(images: Path) -> None:
         raise BadUsage(f"{images} holds runs, and is no folder of images. Name one of them: {runs[0]}")
 
 
-def _outside(home: Path, images: Sequence[Path]) -> Path:
+def outside(home: Path, images: Sequence[Path]) -> Path:
     """The run folder ``home``, or, where that lies among the images, the like beside their folder."""
     inner = [folder for folder in map(real_path, images) if real_path(home).is_relative_to(folder)]
     if not inner:
@@ -263,7 +260,7 @@ def home_of(target: Path) -> Path | None:
 
     file = RunDir(target).recipe_path if target.is_dir() else target
     if target.is_dir() and not file.is_file():
-        return _outside(RUNS / folder_name(target), [target])
+        return outside(RUNS / folder_name(target), [target])
     if file.name == "recipe.toml":
         return file.parent if _is_run(file.parent) else None
     return RUNS / file.stem
@@ -273,7 +270,7 @@ def _home(file: Path, recipe: Any) -> Path:
     """The run folder of a recipe file, which has been read."""
     roots = _roots(recipe)
     home = home_of(file) or RUNS / folder_name(roots[0])
-    return home if home == file.parent else _outside(home, roots)
+    return home if home == file.parent else outside(home, roots)
 
 
 def _is_run(folder: Path) -> bool:

@@ -307,6 +307,13 @@ def test_init_overwrites_nothing(limner):
     assert Path("recipe.toml").read_text() == "mine"
 
 
+def test_init_within_the_images_writes_a_second_recipe_too(limner, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    for name in ("recipe.toml", "second.toml", "../third.toml"):
+        assert limner("init", ".", "--out", name).status == 0
+        assert load(Path(name)).data.images == photos
+
+
 def test_schema_is_json(limner):
     assert json.loads(limner("schema").out)["title"] == "Limner recipe"
 

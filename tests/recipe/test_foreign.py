@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,14 @@ def test_configs_of_other_programs_are_told_by_their_keys(tmp_path, name, conten
     text = content if isinstance(content, str | bytes) else json.dumps(content)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert foreign.config_name(path) == words
+
+
+def test_what_to_do_with_a_config_is_told_for_each_kind():
+    names = {name for name, _ in foreign.CONFIGS}
+    assert names > foreign.IMPORTED | foreign.PARTS
+    assert foreign.remedy("a config of OneTrainer", Path("x.json")).endswith("limner import x.json")
+    assert "the config that names it" in foreign.remedy("a dataset config of SimpleTuner", Path("x.json"))
+    assert foreign.remedy("a workflow of ComfyUI", Path("x.json")).startswith("Name a folder of images")
 
 
 def test_a_recipe_of_ours_is_nobody_elses(tmp_path):

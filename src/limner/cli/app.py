@@ -25,7 +25,16 @@ from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
 from limner.nn.memory import segments
-from limner.target import RUNS, RunRequest, folder_name, home_of, overrides_from, request_for, unplaced
+from limner.target import (
+    RUNS,
+    RunRequest,
+    folder_name,
+    home_of,
+    outside,
+    overrides_from,
+    request_for,
+    unplaced,
+)
 
 app = typer.Typer(
     name="limner",
@@ -77,7 +86,8 @@ def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
     from limner.recipe.toml import change
 
     if images is not None:
-        return request_for(images, overrides, home_of(images) or RUNS / folder_name(images))
+        home = home_of(images) or outside(RUNS / folder_name(images), [images])
+        return request_for(images, overrides, home)
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     family, count = preset_name(base), 10
     start = (concept, family, count, *ways(overrides))

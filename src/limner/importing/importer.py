@@ -51,7 +51,7 @@ def import_recipe(path: Path) -> Imported:
         path: Its TOML, YAML or JSON file, or a script with its command.
 
     Raises:
-        BadUsage: The file is unreadable, or of no trainer that is has_answer here.
+        BadUsage: The file is unreadable, or of no trainer that is known here.
     """
     configuration = read(path)
     trainer = trainer_of(configuration)

@@ -70,9 +70,16 @@ TRAINERS = (
         defaults=KOHYA,
     ),
     OtherTrainer(
+        name="musubi-tuner",
+        all_of=("datasets",),
+        one_of=("image_directory", "image_jsonl_file"),
+        defaults=KOHYA,
+    ),
+    OtherTrainer(name="sd-scripts", all_of=("datasets",), one_of=("image_dir",), defaults=KOHYA),
+    OtherTrainer(
         name="sd-scripts",
         scripts=r"train_network\.py$|fine_tune\.py$",
-        one_of=("network_module", "network_dim", "subsets"),
+        one_of=("network_module", "network_dim", "subsets", "train_data_dir"),
         defaults=KOHYA,
     ),
     OtherTrainer(

@@ -30,6 +30,19 @@ CONFIGS = (
 )
 """What a file is called, and the keys that it has; of keys with a bar between them one will do."""
 
+IMPORTED = frozenset(
+    (
+        "a config of ai-toolkit",
+        "a dataset config of kohya's sd-scripts or musubi-tuner",
+        "a config of OneTrainer",
+        "a config of SimpleTuner",
+        "a config of kohya's sd-scripts",
+    )
+)
+"""What ``limner import`` reads by itself ..."""
+PARTS = frozenset(("a concepts file of OneTrainer", "a dataset config of SimpleTuner"))
+"""... and what it reads together with the config that names it."""
+
 OTHER_SUFFIXES = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML", ".jsonl": "JSON lines"}
 
 
@@ -46,6 +59,15 @@ def config_name(path: Path) -> str:
             return name
     suffix = path.suffix.lower()
     return f"{OTHER_SUFFIXES[suffix]}, and a recipe is TOML" if suffix in OTHER_SUFFIXES else ""
+
+
+def remedy(name: str, path: Path) -> str:
+    """What to do with a file that ``config_name`` has told: one sentence."""
+    if name in IMPORTED:
+        return f"Make a recipe of it: limner import {path}"
+    if name in PARTS:
+        return "Make a recipe of the config that names it: limner import CONFIG"
+    return "Name a folder of images, a recipe.toml, or a run folder."
 
 
 def _has_key(names: str, text: str) -> bool:
