@@ -21,12 +21,13 @@ def test_files_by_kind_in_sorted_order(tmp_path, fill):
 
 
 def test_what_cannot_be_used_is_named(tmp_path, fill):
-    fill(tmp_path, **{"a.jpg": None, "b.nef": "x", "c.mp4": "x", "d.psd": "x", "metadata.parquet": "x"})
+    strange = {"b.nef", "c.mp4", "d.psd", "e.jxr", "f.svgz", "metadata.parquet"}
+    fill(tmp_path, **{"a.jpg": None, **dict.fromkeys(strange, "x")})
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "ring.jpg").symlink_to("ring.jpg")
     os.mkfifo(tmp_path / "pipe.png")
     found = dict(listed(tmp_path).rejected)
-    assert set(found) == {"b.nef", "c.mp4", "d.psd", "metadata.parquet", "gone.jpg", "ring.jpg", "pipe.png"}
+    assert set(found) == strange | {"gone.jpg", "ring.jpg", "pipe.png"}
     assert "camera's raw file" in found["b.nef"] and "video" in found["c.mp4"]
     assert "metadata.jsonl" in found["metadata.parquet"] and "link to nothing" in found["ring.jpg"]
 

@@ -27,7 +27,7 @@ def test_captions_are_counted_by_where_they_are_from(tmp_path, fill):
 def test_missing_captions_are_told_with_what_training_sees_instead(tmp_path, fill):
     fill(tmp_path, **{"a.jpg": None, "b.jpg": None, "b.txt": "x"})
     assert 'training sees "a thing" alone' in lines(tmp_path, trigger="zxq", default_caption="a thing")[-1]
-    assert "and there is no trigger: they teach what the empty prompt generates" in lines(tmp_path)[-1]
+    assert "and there is no trigger: it teaches what the empty prompt generates" in lines(tmp_path)[-1]
     fill(tmp_path, **{"a.txt": "y"})
     assert lines(tmp_path) == ["Read: 2 images (text files beside the images); captions: 2 in .txt."]
 

@@ -12,6 +12,7 @@ from limner.data import near_duplicates
 from limner.data.caption_faults import caption_fault
 from limner.data.formats import BROKEN_PROFILE
 from limner.data.subject import MAX_CROP_LOSS
+from limner.reporter import counted
 
 PROBLEM, ADVICE, NOTE = "problem", "advice", "note"
 MAX_BLUR, MAX_MOTION_BLUR = 1.8, 1.35
@@ -169,7 +170,7 @@ def of_set(
     if largest := max((look.upscale for look in looks if look.upscale > UPSCALE_LEVELS[0]), default=0.0):
         findings.append(_enlarged(looks, largest))
     if len(looks) < minimum:
-        reason = f'{len(looks)} images for the concept "{concept}", which takes about {minimum}'
+        reason = f'{counted(len(looks), "image")} for the concept "{concept}", which takes about {minimum}'
         findings.append(Finding("", ADVICE, "count", reason, "Add more, of other places, poses and light."))
     return findings
 

@@ -26,7 +26,7 @@ SUFFIXES = frozenset(
 
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw")
 _GRAPHICS = (".psd", ".xcf", ".kra", ".svg", ".eps", ".ai", ".jxl", ".exr", ".hdr", ".tga", ".pcx", ".dds")
-_GRAPHICS += (".icns",)
+_GRAPHICS += (".icns", ".jxr", ".wdp", ".hdp", ".jls", ".svgz", ".cur", ".wmf", ".emf", ".flif")
 _MOVING = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg")
 
 FOREIGN = {

@@ -157,11 +157,12 @@ def _missing(folder: Folder, trigger: str, default_caption: str) -> list[str]:
     mute = sum(not example.caption_file for example in folder.examples)
     if not mute:
         return []
-    start = f"{mute} of {len(folder.examples)} images have no caption"
+    count = len(folder.examples)
+    start = "The image has no caption" if count == 1 else f"{mute} of {count} images have no caption"
     if not trigger and not default_caption:
         return [
-            f"{start}, and there is no trigger: they teach what the empty prompt generates. Write captions, "
-            "or set data.trigger."
+            f"{start}, and there is no trigger: it teaches what the empty prompt generates. "
+            "Write captions, or set data.trigger."
         ]
     sight = default_caption or trigger
     return [f'{start}: training sees "{sight}" alone. Write captions, or run: limner caption']

@@ -140,9 +140,10 @@ class TrainState:
         dtype = str(resolved.dtype).removeprefix("torch.")
         epochs = train_config.steps * train_config.batch / images
         lines = [
-            f"{images} images, {len(resolved.own)} views; {count / 1e6:.2f}M trainable parameters on "
-            f"{resolved.device.type} in {dtype}; {train_config.steps} steps of {train_config.batch} = each "
-            f"image {epochs:.1f} times; validation loss on {len(resolved.held_out)} images ({kind})."
+            f"{counted(images, 'image')}, {counted(len(resolved.own), 'view')}; {count / 1e6:.2f}M trainable "
+            f"parameters on {resolved.device.type} in {dtype}; {counted(train_config.steps, 'step')} of "
+            f"{train_config.batch} = each image {epochs:.1f} times; validation loss on "
+            f"{counted(len(resolved.held_out), 'image')} ({kind})."
         ]
         lines += [self.model.slider.described()] if self.model.slider else []
         if adapter := resolved.spec.adapter:
