@@ -36,6 +36,28 @@ def test_the_bare_base_as_the_teacher(values: dict[str, Any], ours: dict[str, An
     assert changed(objectives.prior, **values) == ours
 
 
+WORD = {"embedding.placeholder": "<zot>", "embedding.token_count": 3}
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "ours"),
+    [
+        ("EMBEDDING", {"learning_rate": 3e-3}, {"inversion.rate": 3e-3}),
+        ("EMBEDDING", {"embedding_learning_rate": 4e-3}, {}),
+        ("LORA", WORD | {"embedding_learning_rate": 4e-3}, {}),
+    ],
+)
+def test_a_new_word_counts_where_one_is_trained(method: str, values: dict[str, Any], ours: dict[str, Any]):
+    """What the rule leaves is read by its spelling."""
+    options = [ForeignOption(key, value) for key, value in {"training_method": method, **values}.items()]
+    book = Book(options)
+    objectives.new_word(book)
+    assert book.changes == ours
+    assert [option.key for option in book.options if option.key in values] == (
+        ["embedding_learning_rate"] if method == "EMBEDDING" and not ours else []
+    )
+
+
 SLIDER = """
 job: extension
 config:

@@ -27,6 +27,8 @@ def changed(rule: Any, **values: Any) -> dict[str, Any]:
         ({"timestep_distribution": "SIGMOID"}, {}),
         ({"timestep_type": "linear"}, {"train.time_density": "uniform"}),
         ({"discrete_flow_shift": 2.0}, {"train.time_shift": 2.0}),
+        ({"timestep_type": "sigmoid", "content_or_style": "style"}, {"train.time_density": "style"}),
+        ({"timestep_type": "linear", "content_or_style": "balanced"}, {"train.time_density": "uniform"}),
     ],
 )
 def test_words_for_timesteps(values: dict[str, Any], ours: dict[str, Any]):

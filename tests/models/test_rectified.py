@@ -15,6 +15,7 @@ from limner.errors import BadRecipe
 from limner.generation.pipeline import pipeline
 from limner.graph.unit import Unit, run
 from limner.models import latents, rectified
+from limner.models.bundled import known
 from limner.models.family import Objective, SamplingParams
 from limner.models.rectified import LossForm, resolution_shift, shifted
 from limner.models.registry import family_of
@@ -151,6 +152,16 @@ def test_densities_are_those_of_diffusers_training(name: str, scheme: str):
     mine = rectified.density(name, (torch.arange(count) + 0.5) / count)
     assert torch.allclose(mine, theirs.sort().values, atol=0.015)
     assert mine.min() > 0 and mine.max() < 1
+
+
+def test_content_is_near_noise_and_style_near_the_image_by_the_cube_of_ai_toolkit():
+    draws = (torch.arange(2000) + 0.5) / 2000
+    slots = torch.linspace(1, 0, 1000)  # its schedule begins with noise, and an index is drawn
+    for name, index in (("content", draws**3), ("style", 1 - draws**3)):
+        theirs = slots[(index * 1000).long().clamp(max=999)]
+        assert torch.allclose(rectified.density(name, draws), theirs.sort().values, atol=2e-3)
+        constants = rectified.times(known("flux-dev"), Objective(time_density=name))
+        assert (constants["time_density"], constants["time_shift"]) == (name, 1.0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (32, 48), (64, 64), (8, 4)])

@@ -107,6 +107,8 @@ READ = {
         ("train.optimizer", "AdamW8bit", "train.optimizer", "adamw8bit"),
         ("train.ema_config.ema_decay", 0.99, "train.ema", 0.99),
         ("train.timestep_type", "sigmoid", "train.time_density", "sigmoid"),
+        ("train.content_or_style", "style", "train.time_density", "style"),
+        ("train.content_or_style", "balanced", "train.time_density", "auto"),
         ("optimizer_params.weight_decay", 0.01, "train.weight_decay", 0.01),
         ("model.name_or_path", "flux-dev", "base", "flux-dev"),
         ("sample.sample_every", 250, "sample.every", 250),

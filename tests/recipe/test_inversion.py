@@ -58,6 +58,7 @@ def test_what_contradicts_a_textual_inversion_is_one_line(changes: dict[str, Any
         ("init_word", "inversion.init", "cat"),
         ("num_vectors", "inversion.tokens", 3),
         ("num_vectors_per_token", "inversion.tokens", 3),
+        ("embedding_learning_rate", "inversion.rate", 4e-3),
         ("train_text_encoder_ti", "inversion.with_lora", True),
         ("train_text_encoder_ti_frac", "inversion.until", 0.5),
     ],

@@ -40,7 +40,7 @@ def test_words_of_ours_stay_as_they_are(key):
         "train.optimizer_args": [{"eps": 1e-6}],
         "train.loss": ["mse", "l1", "huber", "smooth_l1"],
         "lora.kind": ["lora", "loha", "lokr", "dora"],
-        "train.time_density": ["auto", "logit-normal", "uniform", "sigmoid"],
+        "train.time_density": ["auto", "logit-normal", "uniform", "sigmoid", "content", "style"],
         "train.prediction": ["auto", "epsilon", "v"],
         "train.method": ["lora", "full"],
         "data.crop": ["auto", "subject", "centre"],

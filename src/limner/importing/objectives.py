@@ -128,4 +128,26 @@ def prior(book: Book) -> None:
             book.row(option, "off")
 
 
-RULES: tuple[Callable[[Book], None], ...] = (slider, distillation, precision, controlled_prompts, prior)
+def new_word(book: Book) -> None:
+    """OneTrainer's table of a new word, which every file of it has: off, unless token vectors are trained.
+
+    They learn at the rate of everything, where they have none of their own.
+    """
+    methods = ("embedding", "textual_inversion")
+    is_trained = str(book.peek("training_method") or "").lower() in methods
+    for option in [option for option in book.options if not is_trained and _of_a_word(option.key)]:
+        book.options.remove(option)
+        book.row(option, "off")
+    if is_trained and book.peek("embedding_learning_rate") is None:
+        for option, value in book.numbers("learning_rate"):
+            book.set(option, {"inversion.rate": value})
+
+
+def _of_a_word(key: str) -> bool:
+    return key.startswith(("embedding.", "additional_embeddings.")) or key == "embedding_learning_rate"
+
+
+RULES: tuple[Callable[[Book], None], ...] = (
+    *(slider, distillation, precision, controlled_prompts, prior),
+    new_word,
+)

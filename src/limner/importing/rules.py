@@ -117,6 +117,7 @@ def timesteps(book: Book) -> None:
         book.numbers("discrete_flow_shift", "timestep_shift", "flow_schedule_shift", "flux_schedule_shift")
     )
     shift = shifts[0][1] if shifts else 1.0
+    _biased(book)
     names = ("timestep_sampling", "timestep_type", "timestep_distribution", "weighting_scheme")
     for option in book.take(*names):
         word = str(option.value).lower().replace("_", "-")
@@ -135,6 +136,18 @@ def timesteps(book: Book) -> None:
             book.row(option, "translated", "See the sampling of timesteps.")
         else:
             book.set(option, {"train.time_shift": value}, outcome="kept")
+
+
+def _biased(book: Book) -> None:
+    """ai-toolkit's bias of timesteps, which stands above their sampling."""
+    for option in book.take("content_or_style"):
+        word = str(option.value).lower()
+        if word not in ("content", "style"):
+            book.row(option, "off")
+            continue
+        book.set(option, {"train.time_density": word}, outcome="kept")
+        for other in book.take("timestep_type"):
+            book.row(other, "off")
 
 
 def network(book: Book) -> None:

@@ -33,10 +33,16 @@ def density(name: str, uniform: Tensor) -> Tensor:
     """Turn uniform numbers in (0, 1) into times in (0, 1), by the inverse of the density's CDF.
 
     ``logit-normal`` with mean 0 and width 1 (Esser et al. 2024, arXiv:2403.03206, section 3.1), which the
-    kohya tools call ``sigmoid``; or ``uniform``. The inverse CDF lets quantiles stand in for draws.
+    kohya tools call ``sigmoid``; or ``uniform``. ``content`` and ``style`` are the cubes of Mou et al. (2023,
+    arXiv:2302.08453, section 3.4) that ai-toolkit has for ``content_or_style``: near noise, and near the
+    image. The inverse CDF lets quantiles stand in for draws.
     """
     if name == "uniform":
         return uniform
+    if name == "content":
+        return 1 - (1 - uniform) ** 3
+    if name == "style":
+        return uniform**3
     return torch.sigmoid(torch.special.ndtri(uniform))
 
 
@@ -243,6 +249,8 @@ def distilled(
 
 
 SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
+UNSHIFTED = {"sigmoid": "logit-normal", "content": "content", "style": "style"}
+"""What other trainers call a density that they do not shift -> ours; kohya's tools, ai-toolkit."""
 SUPPORTED_OPTIONS = frozenset({"time_density", "time_shift"}) | COMMON
 """Wishes of a recipe that a rectified flow can grant."""
 
@@ -291,8 +299,8 @@ def times(
     shift_rule = shift_rule or partial(resolution_shift, low=low, high=high, few=min_tokens, many=max_tokens)
     base_shift = shift_rule if sampler.get("use_dynamic_shifting") else float(sampler.get("shift", 1.0))
     density = objective.time_density or "logit-normal"
-    if density == "sigmoid":  # the kohya tools' name for logit-normal without a shift
-        density, base_shift = "logit-normal", 1.0
+    if density in UNSHIFTED:
+        density, base_shift = UNSHIFTED[density], 1.0
     return {
         "time_density": density,
         "time_shift": base_shift if objective.time_shift is None else objective.time_shift,

@@ -39,6 +39,7 @@ ALIASES: Mapping[str, str] = {
     "inversion.init": "initializer_token init_word initializer_concept initial_embedding_text",
     "inversion.with_lora": "train_text_encoder_ti",
     "inversion.until": "train_text_encoder_ti_frac",
+    "inversion.rate": "embedding_learning_rate token_learning_rate",
     "train.steps": "max_train_steps max_steps steps",
     "train.batch": "train_batch_size batch_size per_device_train_batch_size batch",
     "train.learning_rate": "lr unet_lr",
@@ -54,7 +55,8 @@ ALIASES: Mapping[str, str] = {
     "train.warmup": "lr_warmup_steps warmup_steps learning_rate_warmup_steps num_warmup_steps",
     "train.clip": "max_grad_norm clip_grad_norm gradient_clip_val",
     "train.ema": "ema_decay",
-    "train.time_density": "weighting_scheme timestep_sampling timestep_distribution timestep_type",
+    "train.time_density": """weighting_scheme timestep_sampling timestep_distribution timestep_type
+        content_or_style""",
     "train.time_shift": "discrete_flow_shift timestep_shift flow_schedule_shift flux_schedule_shift",
     "train.loss": "loss_type",
     "train.mask_floor": "unmasked_weight mask_min_value",
@@ -157,7 +159,7 @@ INSTEAD: Mapping[str, str] = {
     "network_args": "Set lora.kind, lora.factor, lora.conv_rank, lora.targets or lora.dropout.",
     "use_prodigy": 'Set train.optimizer = "prodigy" and train.learning_rate = 1.0.',
     "use_ema": "Set train.ema, the decay per step, for instance 0.999.",
-    "content_or_style": 'Set train.time_density, or concept_type = "style".',
+    "weighting": 'Set train.time_density, or concept_type = "style".',
     "min_timestep": "Set train.noise_range = [low, high], in shares of the 1000 timesteps.",
     "use_rslora": "Set lora.alpha = alpha x sqrt(rank): the scale is alpha / rank.",
     "vae": """The VAE is the base's own. For a base in one file, components_from names the base that lends
@@ -198,7 +200,6 @@ SYNONYMS: Mapping[str, str] = {
     "minimum_image_size": "min_image_size",
     "validation_split": "validation_split_num",
     "train_text_encoder": "text_encoder_train network_train_text_encoder_only",
-    "content_or_style": "weighting",
     "vae": "vae_path ae clip_l clip_g t5xxl pretrained_vae_model_name_or_path vae_name_or_path text_encoder",
     "datasets": "dataset_config data_backend_config dataset_name concept_file_name dataset train_data",
     "caption_extension": "caption_ext caption_column image_column caption_strategy",
@@ -294,15 +295,8 @@ def _density(value: Any) -> Any:
             f'timestep_sampling is "{value}", which is two keys here. Set train.time_density = "sigmoid" and '
             'train.time_shift = 3.0, or "auto" to shift by resolution.'
         )
-    return _lower(
-        {
-            "logit_normal": "logit-normal",
-            "sigmoid": "sigmoid",
-            "uniform": "uniform",
-            "linear": "uniform",
-            "none": "uniform",
-        }
-    )(value)
+    words = {name: name for name in ("sigmoid", "uniform", "content", "style")} | {"balanced": "auto"}
+    return _lower(words | {"logit_normal": "logit-normal", "linear": "uniform", "none": "uniform"})(value)
 
 
 def _warmup(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The tables of the recipe that say what is trained and how, from [lora] to [prior]."""
 
+import re
 from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -115,8 +116,10 @@ class Train(Section):
     """Max gradient norm: a longer gradient is scaled down to it. 0: off."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """EMA decay per step; the averaged weights are what is exported. 0: off."""
-    time_density: Literal["auto", "logit-normal", "uniform", "sigmoid"] = "auto"
-    """Timestep sampling (Esser 2024, arXiv 2403.03206, section 3.1). auto: as the family prefers."""
+    time_density: Literal["auto", "logit-normal", "uniform", "sigmoid", "content", "style"] = "auto"
+    """Timestep sampling (Esser 2024, arXiv 2403.03206, section 3.1). auto: as the family prefers. "content"
+    favours high noise, where composition is decided, "style" low noise (ai-toolkit's content_or_style; Mou
+    2023, arXiv 2302.08453, section 3.4); both, as "sigmoid", without a shift unless time_shift sets one."""
     time_shift: Literal["auto", "none"] | Annotated[float, Field(gt=0)] = "auto"
     """Timestep shift (discrete_flow_shift) towards noise. auto: by resolution, as the family samples."""
     noise_range: Annotated[
@@ -264,7 +267,7 @@ class Distill(Section):
     """Guidance scale (CFG) of the teacher, which the student learns to do without. Unset: the base's own."""
 
 
-NEUTRAL = "[neutral]"
+NEUTRAL = re.compile(r"\[neutral\]", re.IGNORECASE)
 """In the prompts of a slider: its neutral prompt."""
 
 
@@ -289,7 +292,8 @@ class Slider(Section):
 
     def texts(self, neutral: str) -> tuple[str, str]:
         """The positive and the negative prompt of a neutral one."""
-        return self.positive.replace(NEUTRAL, neutral), self.negative.replace(NEUTRAL, neutral)
+        positive, negative = (NEUTRAL.sub(lambda _: neutral, text) for text in (self.positive, self.negative))
+        return positive, negative
 
 
 class Prior(Section):
