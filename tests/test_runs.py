@@ -10,9 +10,10 @@ import time
 from contextlib import suppress
 
 import pytest
+from huggingface_hub import constants
 
 from limner import runs
-from limner.errors import LimnerError, Stopped
+from limner.errors import BadRecipe, LimnerError, Stopped
 from limner.events import (
     CacheFilled,
     Done,
@@ -25,12 +26,14 @@ from limner.events import (
     Validated,
 )
 from limner.lora import file
+from limner.recipe import Recipe
 from limner.recipe.toml import dump
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import running, train
 from limner.status import Requests, read_status
 from limner.training.interrupt import Interrupt
+from messages import raises
 from small import equal, losses, weights, wish
 
 SHOWN = {"sample": {"every": 2, "prompts": ["zorb"], "steps": 1}}
@@ -326,3 +329,21 @@ def _drain(handle):
     with suppress(OSError):
         while os.read(handle, 4096):
             pass
+
+
+@pytest.mark.parametrize(
+    ("base", "sections"),
+    [
+        ("sdxl", {"train": {"objective": "distill"}}),
+        ("z-image", {"train": {"method": "inversion"}, "lora": {}, "data": {"trigger": "<zot>"}}),
+        ("z-image", {"limits": {"compute_dtype": "fp16"}}),
+        ("flux-dev", {"lora": {"targets": "locon"}}),
+        ("flux-dev", {"train": {"optimizer": "torch.optim.Nope"}}),
+    ],
+)
+def test_what_a_base_cannot_do_is_told_before_it_is_fetched(base, sections, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("limner.assembly.resolve.locate_base", None)
+    data = {"images": str(photos), **sections.get("data", {})}
+    with raises(BadRecipe):
+        runs.train(Recipe(base=base, **{**sections, "data": data}), tmp_path / "run", Reporter())

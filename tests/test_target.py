@@ -9,7 +9,7 @@ from limner.errors import BadRecipe, BadUsage
 from limner.files import write_text
 from limner.recipe import Recipe
 from limner.recipe.toml import change, dump, placed
-from limner.target import folder_name, home_of, overrides_from, request_for, unplaced
+from limner.target import folder_name, home_of, overrides_from, request_for, template, unplaced
 from messages import raises
 
 
@@ -205,6 +205,12 @@ def test_several_resolutions_stand_between_commas():
     assert sides["512,768,1024"] == {"data.resolution": (512, 768, 1024)}
     with raises(BadUsage):
         overrides_from({"data.resolution": "512x512", "set": None})
+
+
+def test_a_slider_is_made_of_options_too(photos):
+    options = {"train.objective": "slider", "slider.positive": "red [neutral]"}
+    for recipe in (request_for(photos, options, None).recipe, template(options)):
+        assert (recipe.train.objective, recipe.slider.positive) == ("slider", "red [neutral]")
 
 
 def test_a_run_on_images_that_the_base_generated_goes_on_by_its_recipe(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_what_does_not_fit_pairs_is_refused(sections):
         Recipe(**{"pairs": [{"before": "a", "after": "b"}], **sections})
 
 
-@pytest.mark.parametrize("fault", ["words", "shape", "partner", "folder"])
+@pytest.mark.parametrize("fault", ["words", "shape", "partner", "folder", "difference"])
 def test_pairs_that_are_none_are_named(pair, fault):
     after = Path(pair["after"])
     if fault == "words":
@@ -87,6 +87,8 @@ def test_pairs_that_are_none_are_named(pair, fault):
         (after / "dog.png").unlink()
     else:
         shutil.rmtree(after)
+    if fault == "difference":
+        shutil.copytree(pair["before"], after)
     with raises(BadData):
         require_pairs_alike(Recipe(pairs=[pair]))
 

@@ -9,7 +9,18 @@ from PIL import Image
 
 from limner.data.folder import Example
 from limner.data.images import BadImage
-from limner.data.views import Scale, View, buckets, central, closest, pixels, sizes_at, sizes_of, views
+from limner.data.views import (
+    Scale,
+    View,
+    buckets,
+    central,
+    closest,
+    pixels,
+    require_filled,
+    sizes_at,
+    sizes_of,
+    views,
+)
 from limner.errors import BadData, BadRecipe
 from messages import raises
 
@@ -166,6 +177,14 @@ def test_no_image_is_enlarged_but_for_the_smallest_resolution_and_all_have_as_ma
         left, top, right, bottom = central(width, height, size)
         assert size == smallest or (right - left >= size[0] and bottom - top >= size[1])
     assert [*sizes] == sorted(sizes, key=lambda size: -size[0] * size[1])
+
+
+def test_a_resolution_that_no_image_fills_is_refused():
+    images = [example(width=200, height=90), example(width=70, height=70)]
+    require_filled(images, SEVERAL[:2], (64, 32))
+    with raises(BadRecipe):
+        require_filled(images, SEVERAL, (128, 32, 64))
+    require_filled([example(width=20, height=20)], SEVERAL[:1], (32,))
 
 
 def test_views_of_several_resolutions_have_a_crop_for_each_bucket():

@@ -9,7 +9,7 @@ from limner.errors import BadRecipe
 from limner.models.presets import SIZES, SOURCES, choices, preset, preset_name
 from limner.models.registry import families
 from limner.recipe import ConceptType, Recipe
-from limner.recipe.toml import commented, get, parse
+from limner.recipe.toml import change, commented, get, parse
 
 CONCEPT_TYPES = get_args(ConceptType)
 
@@ -104,6 +104,13 @@ def test_a_fine_tune_of_the_embedded_base_is_of_its_kind(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     (tmp_path / "limner.json").write_text('{"name": "glyph", "resolution": 64}')
     assert preset_name(str(tmp_path)) == "glyph"
+
+
+def test_a_preset_for_a_slider_waits_for_its_prompts():
+    recipe = preset("subject", "flux", 30, objective="slider")
+    assert recipe.train.objective == "denoise" and recipe.data.caption_dropout == 0
+    slider = change(recipe, {"train.objective": "slider", "slider.positive": "[Neutral], red"})
+    assert slider.slider.texts("a cat") == ("a cat, red", "")
 
 
 @pytest.mark.parametrize("family", ["", "flux", "z-image"])

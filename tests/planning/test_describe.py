@@ -47,6 +47,12 @@ def test_a_person_reads_where_memory_and_time_go_and_what_else_there_is():
         assert words in text
 
 
+def test_the_images_of_a_slider_pass_at_both_strengths_and_count_once():
+    slider = {"train__objective": "slider", "slider__positive": "red", "train__batch": 4}
+    assert "batch size 4, at strengths 1 and -1" in told("24GB", **slider)
+    assert "accumulated over 4 micro-batches of 1" in told("24GB", limits__micro_batch=1, **slider)
+
+
 @pytest.mark.parametrize(
     ("card", "memory", "ram", "words"),
     [

@@ -107,6 +107,23 @@ def test_the_table_has_a_row_per_base_and_says_what_to_begin_with():
     assert "ten seconds" in lines[-1]
 
 
+def test_a_base_that_cannot_do_it_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setattr(
+        "limner.planning.profile_cache._traced", lambda request: shipped_profile("sdxl", "cuda")
+    )
+    word = {"train__method": "inversion", "data__trigger": "<zot>"}
+    result = surveyed(names=("sdxl", "z-image", "glyph"), **word)
+    assert [one.base.name for one in result.estimates if one.refusal] == ["z-image"]
+    lines = survey_lines(result, None)
+    assert any(
+        line.startswith('Not for this recipe: z-image. train.method is "inversion", and') for line in lines
+    )
+    assert not any(line.startswith("z-image") for line in lines)
+    gamma = surveyed(names=("sdxl", "flux-dev"), train__min_snr=5.0)
+    assert [one.base.name for one in gamma.estimates if one.refusal] == ["flux-dev"]
+    assert "means nothing for flux" in gamma.estimates[-1].plain()["refusal"]
+
+
 def test_the_table_is_plain_json():
     values = json.loads(json.dumps([one.plain() for one in surveyed().estimates]))
     assert all(value["fits"] for value in values)

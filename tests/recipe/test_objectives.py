@@ -13,6 +13,7 @@ from messages import raises
         {"train": {"objective": "distill"}, "data": {"flip": True}},
         {"train": {"objective": "distill"}, "prior": {"prompts": ("a cat",)}},
         {"train": {"objective": "distill"}, "sample": {"guidance": 3.5}},
+        {"train": {"objective": "distill"}, "distill": {"prompts": ("a",), "steps": 9, "teacher_steps": 8}},
     ],
 )
 def test_what_does_not_fit_distillation_is_refused(sections):

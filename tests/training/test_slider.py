@@ -130,6 +130,13 @@ def test_images_of_ones_own_may_take_the_place_of_the_bases(tiny_base, photos, t
         taught(sliding(tiny_base, data={"images": str(photos)}), RunDir(tmp_path / "both"), Reporter())
 
 
+def test_what_cannot_be_trained_is_told_before_an_image_is_generated(tiny_base, tmp_path):
+    for faults in ({"lora": {"targets": ["nowhere"]}}, {"export": {"for": ["musubi"]}}):
+        with raises(BadRecipe):
+            train(sliding(tiny_base, **faults), tmp_path / "run", Told())
+    assert not RunDir(tmp_path / "run").teacher_path.exists()
+
+
 def test_a_plan_counts_both_ways_and_the_images_that_are_generated(tiny_base):
     recipe = sliding(tiny_base)
     request = request_of(recipe, of_card(typical(8)))

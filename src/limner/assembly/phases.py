@@ -38,7 +38,10 @@ def phase(recipe: Recipe, side: Side, adapter: Path | None = None) -> Recipe:
 
 
 def require_pairs_alike(recipe: Recipe) -> None:
-    """Raise ``BadData`` unless each image has a partner of its name, caption and shape on the other side."""
+    """Raise ``BadData`` unless each image has a partner of its name, caption and shape on the other side.
+
+    And unless there is a difference between the two sides.
+    """
     for pair in recipe.pairs:
         before, after = (_by_name(recipe, pair, side) for side in ("before", "after"))
         for name in sorted(before.keys() ^ after.keys()):
@@ -46,6 +49,11 @@ def require_pairs_alike(recipe: Recipe) -> None:
             raise BadData(
                 f"{folder} holds {name}, and pairs.{missing} has no image of that name "
                 f"({len(before.keys() & after.keys())} have a partner). Add it, or take {name} away."
+            )
+        if all(example.sha256 == after[name].sha256 for name, example in before.items()):
+            raise BadData(
+                f"All {len(before)} images of {pair.before} are the same in {pair.after}: there is no "
+                "difference to learn. Name the folder of the images after the change."
             )
         for name, example in before.items():
             texts = [" | ".join(side.captions) for side in (example, after[name])]

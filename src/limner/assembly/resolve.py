@@ -17,14 +17,14 @@ from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order, SampledView
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
 from limner.data.summary import not_filling
-from limner.data.views import Crops, View, require_pairs, views
+from limner.data.views import Crops, View, require_filled, require_pairs, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
 from limner.graph.unit import Split
 from limner.imports import imported
 from limner.models.facts import Objective
 from limner.models.family import Family
-from limner.models.source import Source
+from limner.models.source import Source, on_this_disk
 from limner.nn.memory.offload import require_kernels
 from limner.nn.memory.plan import HALVES, Compute, Kind, Plan
 from limner.nn.rng import seed_of
@@ -266,7 +266,41 @@ def resolve_base(recipe: Recipe, tell: Callable[[str], None] = lambda line: None
         BadBase: It cannot be opened.
         BadRecipe: The device is not there.
     """
-    source = locate_base(recipe.base, tell, recipe.components_from)
+    return _described(recipe, locate_base(recipe.base, tell, recipe.components_from))
+
+
+def before_images(recipe: Recipe) -> Resolved | None:
+    """A run as its recipe and the configs of its base describe it: nothing is fetched, no image is read.
+
+    None where nothing stands between a recipe and what is wrong with it: the base is here, and generates no
+    images before it is trained.
+
+    Raises:
+        BadRecipe: The family cannot do what is asked.
+    """
+    is_here = on_this_disk(recipe.base)
+    if is_here and not (recipe.distill.prompts or recipe.slider.neutral):
+        return None
+    source = (
+        locate_base(recipe.base, components_from=recipe.components_from)
+        if is_here
+        else imported("limner.models.bundled:known")(recipe.base)
+    )
+    base = _described(recipe, source)
+    return Resolved(
+        base=base,
+        sample_base=SampleBase(source, recipe.sample_steps, recipe.sample_guidance),
+        folder=Folder(Path(), "none", (), ()),
+        folders=(),
+        rejected=(),
+        views=(),
+        held_out=(),
+        truly_held_out=False,
+    )
+
+
+def _described(recipe: Recipe, source: Source) -> ResolvedBase:
+    """A base whose configs are here, for this machine."""
     family = family_at(source)
     limits = recipe.limits
     device = device_of(limits.device)
@@ -302,6 +336,7 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
             f"train.patience is {recipe.train.patience}, and no image is held out: the validation loss of "
             "images that are trained on only falls. Set data.validation_count = 2, or data.validation_images."
         )
+    require_filled(sets.joined.examples, base.sizes.scales, base.sizes.resolutions)
     if recipe.train.objective == "distill":
         require_pairs([*train_examples, *validation_examples], base.sizes.scales)
     cuts = crops({*train_examples, *validation_examples}, base.sizes.scales) if follows(data.crop) else {}

@@ -163,6 +163,26 @@ def size_of(example: Example, scales: Sequence[Scale]) -> tuple[int, int]:
     return next(iter(sizes_of(example, scales)))
 
 
+def require_filled(examples: Sequence[Example], scales: Sequence[Scale], sides: Sequence[int]) -> None:
+    """Raise ``BadRecipe`` where no image fills one of several resolutions: nothing would be seen at it.
+
+    Args:
+        examples: The images of all sets.
+        scales: From the smallest to the largest, which every image has to fill but the first.
+        sides: The resolutions, in any order.
+    """
+    extents = [(right - left, bottom - top) for left, top, right, bottom in (e.extent for e in examples)]
+    for number, side in enumerate(sorted(sides)):
+        buckets_here = scales[number].buckets
+        if any(sizes_at(*size, scales)[number] == closest(*size, buckets_here) for size in extents):
+            continue
+        width, height = max(extents, key=min)
+        raise BadRecipe(
+            f"data.resolution has {side}, and none of {len(extents)} images fills it, the largest of which "
+            f"has {width} x {height} pixels: none is enlarged. Remove {side}."
+        )
+
+
 def require_pairs(examples: Sequence[Example], scales: Sequence[Scale]) -> None:
     """Raise ``BadData`` unless each is a teacher's picture with its start noise, which nothing may crop."""
     for example in examples:

@@ -181,7 +181,7 @@ def constants(source: Source, objective: Objective) -> Mapping[str, Any]:
         "prediction": prediction,
         "min_snr": objective.min_snr,
         "noise_offset": objective.noise_offset,
-        "time_density": rectified.UNSHIFTED.get(density, density),
+        "time_density": rectified.SHIFTLESS.get(density, density),
         **rectified.loss_constants(objective),
     }
 

@@ -76,7 +76,8 @@ def preset(
         images: How many images there are, at least 1. Folders of up to 10, 25, 100 and more images differ.
         method: "lora", "full" for all weights of the denoiser, "inversion" for token vectors, or "pivotal"
             for both them and a LoRA.
-        objective: "denoise"; "distill", which draws no noise and drops no caption; "slider": drops none.
+        objective: "denoise"; "distill", which draws no noise and drops no caption; "slider": drops none, and
+            is set together with its prompts.
 
     Raises:
         BadRecipe: An unknown concept or family, or no image.
@@ -86,7 +87,9 @@ def preset(
         path: choice.value for path, choice in choices(concept, family, images, method, objective).items()
     }
     pivotal = {"inversion.with_lora": True} if method == "pivotal" else {}
-    values |= {"train.method": "inversion" if pivotal else method, "train.objective": objective, **pivotal}
+    values |= {"train.method": "inversion" if pivotal else method, **pivotal}
+    if objective != "slider":  # without the prompts of a person it is none
+        values |= {"train.objective": objective}
     return change(Recipe(), {"base": base, "concept_type": concept, **values})
 
 

@@ -249,7 +249,7 @@ def distilled(
 
 
 SHIFT_RANGE = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
-UNSHIFTED = {"sigmoid": "logit-normal", "content": "content", "style": "style"}
+SHIFTLESS = {"sigmoid": "logit-normal", "content": "content", "style": "style"}
 """What other trainers call a density that they do not shift -> ours; kohya's tools, ai-toolkit."""
 SUPPORTED_OPTIONS = frozenset({"time_density", "time_shift"}) | COMMON
 """Wishes of a recipe that a rectified flow can grant."""
@@ -299,8 +299,8 @@ def times(
     shift_rule = shift_rule or partial(resolution_shift, low=low, high=high, few=min_tokens, many=max_tokens)
     base_shift = shift_rule if sampler.get("use_dynamic_shifting") else float(sampler.get("shift", 1.0))
     density = objective.time_density or "logit-normal"
-    if density in UNSHIFTED:
-        density, base_shift = UNSHIFTED[density], 1.0
+    if density in SHIFTLESS:
+        density, base_shift = SHIFTLESS[density], 1.0
     return {
         "time_density": density,
         "time_shift": base_shift if objective.time_shift is None else objective.time_shift,

@@ -168,6 +168,19 @@ def locate(
     return _open(_from_hub(name, tell, skip_weights), name)
 
 
+def on_this_disk(name: str) -> bool:
+    """Whether a base is here; of one that Limner does not know by name, what it is must be fetched anyway."""
+    if name not in hub_bases() or Path(name).is_dir():
+        return True
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        snapshot_download(hub_id_of(name), allow_patterns=list(ALLOW_PATTERNS), local_files_only=True)
+    except (errors.LocalEntryNotFoundError, FileNotFoundError):
+        return False
+    return True
+
+
 def hub_page(hub_id: str) -> str:
     """The page of a base on the hub, or on the mirror that the environment names."""
     from huggingface_hub import constants

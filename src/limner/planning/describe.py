@@ -183,15 +183,22 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
     if plan.precompute_modulation:
         yield "precomputed modulations: once per step, their weights in CPU RAM"
     yield from _words(result)
-    images = sum(result.request.batches)
-    if images > 1:
-        steps = accumulation_of(plan, result.request.batches)
-        accumulation = f", gradients accumulated over {steps} micro-batches of {plan.micro_batch}"
-        yield f"batch size {images}{accumulation if steps > 1 else ''}"
+    yield from _batch(result, plan)
     if plan.compile:
         seconds = compile_seconds(result.profile, plan)
         yield f"torch.compile of the blocks: about {duration(seconds)} once"
     yield from (words for field, words in PLACEMENT.items() if getattr(plan, field))
+
+
+def _batch(result: PlanResult, plan: Plan) -> Iterator[str]:
+    """The images of a step; those of a slider pass twice, once at each strength."""
+    ways = 2 if result.request.is_slider else 1
+    images = sum(result.request.batches) // ways
+    steps = accumulation_of(plan, result.request.batches) // ways
+    accumulation = f", gradients accumulated over {steps} micro-batches of {plan.micro_batch}"
+    strengths = ", at strengths 1 and -1" if ways > 1 else ""
+    if images > 1 or strengths:
+        yield f"batch size {images}{strengths}{accumulation if steps > 1 else ''}"
 
 
 def _words(result: PlanResult) -> Iterator[str]:

@@ -20,7 +20,7 @@ def survey_lines(result: Survey, target: Path | None) -> list[str]:
         result: The estimates.
         target: What the person named, for the command to go on with.
     """
-    rows = [HEAD, *(_row(row) for row in result.estimates)]
+    rows = [HEAD, *(_row(row) for row in result.estimates if not row.refusal)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     images = f"{result.images} images" + (" assumed" if result.images_unknown else "")
     return [
@@ -32,6 +32,7 @@ def survey_lines(result: Survey, target: Path | None) -> list[str]:
         ),
         "",
         *hints(result.device, assume=True),
+        *_refusals(result),
         *_gates(result),
         *_suggestion(result, target),
         "Estimates for the preset's LoRA and square pictures, without tracing. For the whole plan name the "
@@ -75,6 +76,13 @@ def _row(row: BaseEstimate) -> tuple[str, ...]:
         fetch,
         licence,
     )
+
+
+def _refusals(result: Survey) -> Iterator[str]:
+    """What is not in the table, and why."""
+    refused = [row for row in result.estimates if row.refusal]
+    if refused:
+        yield f"Not for this recipe: {', '.join(row.base.name for row in refused)}. {refused[0].refusal}"
 
 
 def _gates(result: Survey) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limner.assembly.base import ResolvedBase, fp16_of
-from limner.errors import DoesNotFit
+from limner.errors import BadRecipe, DoesNotFit
 from limner.models.facts import RegisteredBase
 from limner.models.registry import registered_bases
 from limner.planning.advice import SIZES, larger_cards, least
@@ -50,6 +50,8 @@ class BaseEstimate:
     """Bytes that are to be fetched."""
     card: int | None = None
     """Where it does not fit: the smallest card that it does, in units of 2^30 bytes; None: none is sold."""
+    refusal: str = ""
+    """Why its family cannot do what the recipe asks; empty where it can."""
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON knows it. Bytes and seconds."""
@@ -67,6 +69,7 @@ class BaseEstimate:
             "gated": self.base.gated,
             "needs_card_bytes": self.card * 2**30 if self.card else None,
             "purpose": self.base.purpose,
+            "refusal": self.refusal,
         }
 
 
@@ -78,7 +81,7 @@ class Survey:
     images: int
     images_unknown: bool
     estimates: tuple[BaseEstimate, ...]
-    """The fastest first; then those that do not fit, and the toy."""
+    """The fastest first; then those that do not fit or cannot do it, and the toy."""
 
     @property
     def suggestion(self) -> RegisteredBase | None:
@@ -176,10 +179,12 @@ def _estimate(
     resolved = ResolvedBase(
         recipe=recipe, source=source, shape=shape_of(source), kind=target.kind, compute=request.compute
     )
+    start = BaseEstimate(base=base, choice=None, total=None, missing_bytes=0)
+    if refusal := _refusal(resolved):
+        return replace(start, refusal=refusal)
     profile = _profile(resolved, reporter)
     is_here = here(source).bytes_on_disk is not None
-    missing_bytes = 0 if is_here else fetched_bytes(recipe.base, source, profile)
-    start = BaseEstimate(base=base, choice=None, total=None, missing_bytes=missing_bytes)
+    start = replace(start, missing_bytes=0 if is_here else fetched_bytes(recipe.base, source, profile))
     try:
         choice = choose(profile, target, request) if reachable else None
     except DoesNotFit:
@@ -191,6 +196,29 @@ def _estimate(
     return replace(start, choice=choice, total=total)
 
 
+def _refusal(resolved: ResolvedBase) -> str:
+    """Why the family of a base cannot do what the recipe asks; empty where it can.
+
+    Where that is what the base's preset has, no torch is loaded to find out.
+    """
+    recipe = resolved.recipe
+    preset = template({"base": recipe.base, "concept_type": recipe.concept_type})
+    request, default_request = (
+        (values.train.method == "inversion", values.lora.targets, values.lora.text_encoders)
+        for values in (recipe, preset)
+    )
+    if request == default_request and resolved.objective == replace(resolved, recipe=preset).objective:
+        return ""
+    try:
+        family = resolved.spec.family
+        assert resolved.spec.cut.live
+        if isinstance(recipe.lora.targets, str):
+            family.endings(family.denoiser, recipe.lora.targets)
+    except BadRecipe as error:
+        return str(error)
+    return ""
+
+
 def _profile(resolved: ResolvedBase, reporter: Reporter) -> Profile:
     """The one that is shipped where it is of this run's resolution, precision and method; else a traced one.
 
@@ -198,6 +226,7 @@ def _profile(resolved: ResolvedBase, reporter: Reporter) -> Profile:
     """
     recipe, base = resolved.recipe, registered_bases()[resolved.recipe.base]
     plain = recipe.train.method == "lora" and recipe.limits.matmul_precision == "full"
+    plain = plain and recipe.train.objective != "distill"  # a step is several passes
     as_shipped = resolved.compute == SHIPPED_COMPUTE[resolved.kind] and resolved.resolution == base.resolution
     profile = shipped_profile(base.name, resolved.kind) if plain and as_shipped else None
     size = [*step_sizes(resolved.sizes, [])][-1]

@@ -29,7 +29,12 @@ def refuse_distillation(recipe: "Recipe") -> None:
                 f'train.{key} is {getattr(train, key)}, and train.objective is "distill", which draws no '
                 f"noise: it begins at the teacher's. Remove train.{key}."
             )
-    data = recipe.data
+    distill, data = recipe.distill, recipe.data
+    if distill.prompts and distill.steps > distill.teacher_steps:
+        raise BadRecipe(
+            f"distill.steps is {distill.steps} and distill.teacher_steps {distill.teacher_steps}: the "
+            "student would take more steps than its teacher. Set distill.steps = 4, or more teacher_steps."
+        )
     if isinstance(data.resolution, tuple):
         raise BadRecipe(
             f'data.resolution is {[*data.resolution]}, and train.objective is "distill": a picture has the '

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from limner.assembly.assemble import META, Assembled, assemble
-from limner.assembly.resolve import Resolved, device_of, resolve
+from limner.assembly.resolve import Resolved, before_images, device_of, resolve
 from limner.assembly.trainable import require_layers
 from limner.early_stopping import final_step, stopped_early
 from limner.errors import DoesNotFit, Stopped
@@ -98,9 +98,11 @@ def running(
 
 
 def _resolved(recipe: Recipe, run: RunDir, reporter: Reporter, base_images: BaseImages) -> Resolved:
-    """What is trained. What the device cannot multiply is said before a base is fetched."""
+    """What is trained. What device or base cannot do is said before a base is fetched, or makes images."""
     if recipe.limits.matmul_precision == "8bit":
         quantization.require("int8", device_of(recipe.limits.device))
+    if configs_alone := before_images(recipe):
+        _require_possible(configs_alone)
     return resolve(base_images.taught(recipe, run, reporter), tell=reporter.line)
 
 
