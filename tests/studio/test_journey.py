@@ -170,7 +170,7 @@ def stop_and_resume(browser: Any, page: Any, run: RunDir, width: int) -> None:
 
 def judge_and_choose(page: Any, run: RunDir) -> None:
     """On the page Judge: each kept step is measured at two strengths, and one of them becomes the LoRA."""
-    page.goto(page.url.replace("/run?", "/judge?"))
+    page.get_by_role("button", name="Judge and choose").click()
     fill(page, "LoRA scales (strengths)", "0.5,1")
     fill(page, "Seeds", "1")
     fill(page, "Prompts, one per line", "zorbix cat")

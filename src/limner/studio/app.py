@@ -4,20 +4,17 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from limner.errors import LimnerError
+from limner.studio.complaints import guarded, tell
 from limner.studio.links import PAGES as KNOWN
 from limner.studio.pages import PAGES, PageFacts
-from limner.studio.text import plain
 
 
-def guarded(facts: PageFacts) -> Callable[[], None]:
-    """A page whose errors are one line that helps, as on the command line."""
+def page_of(facts: PageFacts) -> Callable[[], None]:
+    """A page below what went wrong a moment ago."""
 
     def draw() -> None:
-        try:
-            facts.draw()()
-        except LimnerError as error:
-            st.error(plain(error), icon=":material/error:")
+        tell()
+        guarded(facts.draw())()
 
     return draw
 
@@ -27,7 +24,7 @@ def main() -> None:
     st.set_page_config(page_title="Limner", page_icon=":material/brush:", layout="wide")
     pages = {
         facts.name: st.Page(
-            guarded(facts), title=facts.title, icon=facts.icon, url_path=facts.name, default=facts.is_first
+            page_of(facts), title=facts.title, icon=facts.icon, url_path=facts.name, default=facts.is_first
         )
         for facts in PAGES
     }
@@ -37,4 +34,4 @@ def main() -> None:
 
 def draw_alone(name: str) -> None:
     """Draw one page without the others, as a test does."""
-    guarded(next(facts for facts in PAGES if facts.name == name))()
+    page_of(next(facts for facts in PAGES if facts.name == name))()

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import streamlit as st
 
+from limner.jobs import Job
 from limner.studio.form import Form
+from limner.studio.live import redraw_on_change, states
 from limner.studio.show import job_line
 from limner.studio.text import plain
 from limner.studio.verbs import ask
@@ -58,10 +60,14 @@ def draw_publish(workspace: Workspace, lora: Path) -> None:
     _upload()
 
 
-@st.fragment(run_every=2)
+def _uploads() -> list[Job]:
+    return [job for job in current().jobs.all() if job.arguments[:1] == ("publish",)]
+
+
 def _upload() -> None:
     """The newest upload: at work, failed with its line, or done with its address."""
-    jobs = [job for job in current().jobs.all() if job.arguments[:1] == ("publish",)]
+    redraw_on_change(lambda: states(_uploads()))
+    jobs = _uploads()
     if not jobs:
         return
     job = jobs[-1]

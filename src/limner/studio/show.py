@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from limner.errors import LimnerError
 from limner.files import atomic_write
 from limner.jobs import Job
 from limner.reporter import duration
+from limner.studio.complaints import attempt
+from limner.studio.live import refreshed
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
 
@@ -43,23 +46,38 @@ def state_line(state: str) -> str:
 def job_line(job: Job, *, again: bool = False) -> None:
     """A job in a line: state, title, last line, and a button that stops it.
 
+    It stands in no part that refreshes itself: see :mod:`limner.studio.live`.
+
     Args:
         job: The job.
         again: Whether one that did not come to its end may be added once more; a training goes on.
     """
     left, right = st.columns([5, 1], vertical_alignment="center")
-    number = f"job {job.number}"
-    left.markdown(f"{state_line(job.state)} · **{plain(job.title)}** · {number}")
-    if job.line:
-        (left.error if job.state in ("failed", "died") else left.caption)(plain(job.line))
-    if job.state in ("queued", "running") and right.button("Stop", key=f"stop-{job.number}"):
-        current().jobs.stop(job.number)
-        st.rerun()
+    number, jobs = job.number, current().jobs
+    with left:
+        st.markdown(f"{state_line(job.state)} · **{plain(job.title)}** · job {number}")
+        if job.state == "running":
+            _newest_line(number, job.line)
+        elif job.line:
+            (st.error if job.state in ("failed", "died") else st.caption)(plain(job.line))
+    if job.state in ("queued", "running"):
+        right.button(
+            "Stop", key=f"stop-{number}", width="stretch", on_click=attempt, args=(jobs.stop, number)
+        )
     if again and job.state in BROKEN and not job.secrets:
         label = "Resume" if job.arguments[:1] == ("train",) else "Again"
-        if right.button(label, key=f"again-{job.number}"):
-            current().jobs.again(job.number)
-            st.rerun()
+        right.button(
+            label, key=f"again-{number}", width="stretch", on_click=attempt, args=(jobs.again, number)
+        )
+
+
+@refreshed
+def _newest_line(number: int, line: str) -> None:
+    """What a job says, as it says it; ``line`` where it was removed meanwhile."""
+    with suppress(LimnerError):
+        line = current().jobs.get(number).line
+    if line:
+        st.caption(plain(line))
 
 
 def thumbnail(path: Path, workspace: Workspace | None = None, side: int = THUMBNAIL) -> bytes:

@@ -10,9 +10,9 @@ from limner.captions.spec import STYLES
 from limner.errors import LimnerError
 from limner.jobs import Job
 from limner.reporter import counted
+from limner.studio.complaints import complain
 from limner.studio.form import Form
 from limner.studio.images.checks import jobs_of
-from limner.studio.images.complaints import complain
 from limner.studio.images.image_set import ImageSet, SetSettings
 from limner.studio.images.progress_view import follow
 from limner.studio.images.review_view import draw_review

@@ -6,8 +6,8 @@ import streamlit as st
 
 from limner.errors import LimnerError
 from limner.reporter import counted
+from limner.studio.complaints import complain
 from limner.studio.images.checks import CheckResult, jobs_of, start_check
-from limner.studio.images.complaints import complain
 from limner.studio.images.grid_view import ICONS
 from limner.studio.images.image_set import ImageSet, SetSettings
 from limner.studio.images.progress_view import follow

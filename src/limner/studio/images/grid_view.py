@@ -10,9 +10,9 @@ import streamlit as st
 from limner.data.captions import shows
 from limner.data.images import BadImage, header
 from limner.errors import LimnerError
+from limner.studio.complaints import complain
 from limner.studio.form import Form
 from limner.studio.images.checks import CheckResult
-from limner.studio.images.complaints import complain
 from limner.studio.images.crops import Box, bucket_counts, crop_of, path_mark, with_crop
 from limner.studio.images.history import History
 from limner.studio.images.image_set import ImageSet, SetSettings

@@ -8,8 +8,8 @@ import streamlit as st
 from limner.data.captions import split
 from limner.errors import BadUsage, LimnerError
 from limner.reporter import counted
+from limner.studio.complaints import complain
 from limner.studio.form import Form
-from limner.studio.images.complaints import complain
 from limner.studio.images.grid_view import undo_button
 from limner.studio.images.history import History
 from limner.studio.images.image_set import ImageSet

@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from limner.errors import LimnerError
-from limner.studio.images.complaints import complain
+from limner.studio.complaints import complain
 from limner.studio.images.history import History
 from limner.studio.images.image_set import ImageSet
 from limner.studio.workspace import Workspace

@@ -10,7 +10,7 @@ import streamlit as st
 from limner.data.formats import SUFFIXES
 from limner.errors import LimnerError
 from limner.reporter import counted
-from limner.studio.images.complaints import complain
+from limner.studio.complaints import complain
 from limner.studio.text import plain
 from limner.studio.uploads import Upload, receive
 from limner.studio.workspace import Workspace

@@ -12,8 +12,10 @@ from limner.jobs import Job
 from limner.recipe.toml import load, with_trigger
 from limner.run_folder import RunDir
 from limner.studio import loaded_base
+from limner.studio.complaints import guarded
 from limner.studio.form import Form
 from limner.studio.links import page_number, parameter
+from limner.studio.live import redraw_on_change, states
 from limner.studio.loading_need import loading_warning
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
@@ -39,7 +41,7 @@ def page() -> None:
     with left:
         _form(workspace, targets)
     with right:
-        _newest(str(workspace.root))
+        _newest(workspace)
     _history(workspace)
 
 
@@ -177,12 +179,21 @@ def _first_prompt(run: RunDir) -> str:
         return ""
 
 
-@st.fragment(run_every=2)
-def _newest(root: str) -> None:
+def _face(workspace: Workspace, number: str) -> object:
+    """What there is to see of a job: its state, and what it waits for."""
+    job = _job(workspace, number)
+    return job and (job.state, states(_trainings(workspace, job)))
+
+
+def _job(workspace: Workspace, number: str) -> Job | None:
+    return next((job for job in workspace.jobs.all() if str(job.number) == number), None)
+
+
+def _newest(workspace: Workspace) -> None:
     """The job that the address names: its progress, then its images."""
-    workspace = Workspace(Path(root))
     number = parameter("job")
-    job = next((job for job in workspace.jobs.all() if str(job.number) == number), None)
+    redraw_on_change(lambda: _face(workspace, number))
+    job = _job(workspace, number)
     if job is None:
         names = [Path(name).name for name in st.query_params.get_all("images")]
         _show_images([workspace.outputs / name for name in names])
@@ -196,6 +207,8 @@ def _newest(root: str) -> None:
     _show_images(paths)
 
 
+@st.fragment
+@guarded
 def _show_images(paths: Sequence[Path]) -> None:
     paths = [path for path in paths if path.is_file()]
     if not paths:

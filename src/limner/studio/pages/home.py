@@ -10,6 +10,7 @@ from limner.run_folder import RunDir
 from limner.status import RunStatus, read_status
 from limner.studio import machine
 from limner.studio.links import link, open_page, page_number
+from limner.studio.live import redraw_on_change, refreshed, states
 from limner.studio.show import ACTIVE, job_line, show_image, state_line, time_left
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
@@ -27,6 +28,7 @@ def page() -> None:
     left.title("Limner")
     if right.button("New LoRA", icon=":material/add:", type="primary", width="stretch"):
         open_page("images")
+    redraw_on_change(lambda: _face(workspace))
     _machine(workspace)
     _queue()
     runs = workspace.run_folders()
@@ -66,7 +68,11 @@ def _machine(workspace: Workspace) -> None:
             cells[2].caption(plain(f"{name}: {human(size)}"))
 
 
-@st.fragment(run_every=2)
+def _face(workspace: Workspace) -> object:
+    """What the buttons and cards depend on."""
+    return states(workspace.jobs.all()), sorted(run.path.name for run in workspace.run_folders())
+
+
 def _queue() -> None:
     """What runs and waits, and the last that ended."""
     jobs = current().jobs.all()
@@ -97,7 +103,7 @@ def _is_of(job: Job, run: Path | None) -> bool:
     return run is not None and job.run == run
 
 
-@st.fragment(run_every=5)
+@refreshed
 def _cards(names: list[str]) -> None:
     workspace = current()
     with st.grid(min_column_width=260):
@@ -109,8 +115,9 @@ def _cards(names: list[str]) -> None:
 
 def _card(run: RunDir, status: RunStatus | None) -> None:
     samples = run.samples()
-    if samples:
-        show_image(next(iter(samples[max(samples)].values())))
+    with st.container():  # the first sample moves nothing but the picture
+        if samples:
+            show_image(next(iter(samples[max(samples)].values())))
     st.markdown(f"**{plain(run.path.name)}**  \n{state_line(status.state) if status else 'not started'}")
     if status and status.steps:
         parts = [f"step {status.step or 0} of {status.steps}"]

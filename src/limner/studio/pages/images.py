@@ -11,7 +11,6 @@ from limner.reporter import counted
 from limner.studio.images.caption_view import draw_captioning
 from limner.studio.images.check_view import draw_check, summary
 from limner.studio.images.checks import CheckResult, last_check
-from limner.studio.images.complaints import tell
 from limner.studio.images.grid_view import draw_grid
 from limner.studio.images.image_set import ImageSet, SetSettings
 from limner.studio.images.replace_view import draw_replace
@@ -33,7 +32,6 @@ def page() -> None:
     """Draw it."""
     workspace = current()
     st.title("Images")
-    tell()
     tell_received()
     folder = _choice(workspace)
     with st.expander("Add images", icon=":material/add_photo_alternate:", expanded=folder is None):

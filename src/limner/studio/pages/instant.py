@@ -8,6 +8,7 @@ from limner.jobs import Job
 from limner.models.registry import embedded_predictors, registered_bases
 from limner.studio.form import Form
 from limner.studio.links import open_page, parameter
+from limner.studio.live import redraw_on_change
 from limner.studio.recipes import new_recipe
 from limner.studio.show import job_line, show_image
 from limner.studio.text import plain
@@ -43,7 +44,7 @@ def page() -> None:
         job = workspace.jobs.add(arguments, title=f"Instant {path.stem}", device="gpu", cwd=workspace.root)
         st.query_params[JOB] = str(job.number)
     if number := parameter(JOB):
-        _outcome(int(number) if number.isdecimal() else 0, str(folder), base)
+        _outcome(workspace, int(number) if number.isdecimal() else 0, folder, base)
 
 
 def _images(workspace: Workspace) -> Path | None:
@@ -90,16 +91,19 @@ def _predictor(form: Form) -> tuple[str, str]:
     return str(base), str(workspace.inside(text)) if is_local else text
 
 
-@st.fragment(run_every=2)
-def _outcome(number: int, folder: str, base: str) -> None:
-    workspace = current()
-    job = next((job for job in workspace.jobs.all() if job.number == number), None)
+def _job(workspace: Workspace, number: int) -> Job | None:
+    return next((job for job in workspace.jobs.all() if job.number == number), None)
+
+
+def _outcome(workspace: Workspace, number: int, folder: Path, base: str) -> None:
+    redraw_on_change(lambda: (job := _job(workspace, number)) and job.state)
+    job = _job(workspace, number)
     if job is None:
         return
     if job.state != "done":
         job_line(job)
         return
-    _result(workspace, job, Path(folder), base)
+    _result(workspace, job, folder, base)
 
 
 def _result(workspace: Workspace, job: Job, folder: Path, base: str) -> None:

@@ -7,9 +7,12 @@ import streamlit as st
 
 from limner.errors import LimnerError
 from limner.files import human
+from limner.jobs import Job
 from limner.run_folder import RunDir
+from limner.studio.complaints import guarded
 from limner.studio.form import Form
 from limner.studio.links import parameter
+from limner.studio.live import redraw_on_change, states
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
 from limner.studio.verbs import ask
@@ -30,6 +33,7 @@ def page() -> None:
     name = st.selectbox("Run", names, index=index, key=f"judge-{selection}")
     st.query_params["run"] = name
     run = RunDir(workspace.inside(workspace.runs / name))
+    redraw_on_change(lambda: states(_jobs(name)))
     _form(workspace, run)
     _progress(name)
     record = _record(run)
@@ -73,19 +77,19 @@ def _form(workspace: Workspace, run: RunDir) -> None:
             workspace.jobs.add(arguments, title=title, device="gpu", run=run.path, cwd=workspace.root)
 
 
-@st.fragment(run_every=2)
-def _progress(name: str) -> None:
-    """The judging under way, or why the last one failed."""
+def _jobs(name: str) -> list[Job]:
+    """The judgings of a run, the newest last."""
     workspace = current()
     jobs = workspace.jobs_of(RunDir(workspace.runs / name))
-    jobs = [job for job in jobs if job.arguments and job.arguments[0] == "judge"]
+    return [job for job in jobs if job.arguments and job.arguments[0] == "judge"]
+
+
+def _progress(name: str) -> None:
+    """The judging under way, or why the last one failed."""
+    jobs = _jobs(name)
     for job in jobs:
         if job.state in ACTIVE or (job is jobs[-1] and job.state in ("failed", "died")):
             job_line(job)
-    was_active = st.session_state.get(f"judging-{name}", False)
-    is_active = st.session_state[f"judging-{name}"] = any(job.state in ACTIVE for job in jobs)
-    if was_active and not is_active:  # what it found is on the rest of the page
-        st.rerun()
 
 
 def _table(record: Mapping[str, Any]) -> None:
@@ -158,6 +162,7 @@ def _vote(workspace: Workspace, run: RunDir, cells: list[Cell]) -> None:
 
 
 @st.fragment
+@guarded
 def _ballot(run: RunDir, first: Cell, second: Cell) -> None:
     votes = read_votes(run, first, second)
     pair = next((pair for pair in pairs(run, first, second) if pair.key not in votes), None)

@@ -12,8 +12,10 @@ from limner.reporter import duration
 from limner.run_folder import RunDir
 from limner.status import Requests, RunStatus, read_status
 from limner.studio import loaded_base
+from limner.studio.complaints import attempt
 from limner.studio.form import Form
 from limner.studio.links import link, open_page, parameter
+from limner.studio.live import redraw_on_change, refreshed, states
 from limner.studio.recipes import RecipeFile
 from limner.studio.show import ACTIVE, job_line, show_image, state_line, time_left
 from limner.studio.text import plain
@@ -37,10 +39,12 @@ def page() -> None:
         st.error(f"There is no run {plain(name)} any more. Its folder was deleted or renamed.")
         link("home", "Home", icon=":material/home:")
         return
+    redraw_on_change(lambda: _face(workspace, run))
+    _actions(workspace, name, run)
+    _files(run)
     _live(name)
     _samples(name)
-    _files(name)
-    _log(run)
+    _log(name)
 
 
 def _choice(workspace: Workspace) -> str:
@@ -59,36 +63,55 @@ def _choice(workspace: Workspace) -> str:
     return choice
 
 
-@st.fragment(run_every=2)
-def _live(name: str) -> None:
-    """State, buttons, figures and curves, drawn again every 2 s."""
-    workspace = current()
-    run = RunDir(workspace.runs / name)
+def _face(workspace: Workspace, run: RunDir) -> object:
+    """What there is to press, and the pictures and files that are there."""
+    status = read_status(run.path)
+    jobs = states(workspace.jobs_of(run))
+    files = [(path.name, path.stat().st_mtime_ns) for path in _lora_files(run)]
+    return status and status.state, jobs, run.samples(), files, loaded_base.is_loaded()
+
+
+def _actions(workspace: Workspace, name: str, run: RunDir) -> None:
+    """The state, and what can be done about it."""
     status = read_status(run.path)
     jobs = workspace.jobs_of(run)
     active = [job for job in jobs if job.state in ACTIVE]
     is_running = status is not None and status.state == "running"
-    for job in [] if is_running else active:
-        job_line(job)
+    with st.container():
+        if status is not None:
+            st.markdown(f"#### {state_line(status.state)}")
+        for job in [] if is_running else active:
+            job_line(job)
+        if status is None:
+            _last_words(jobs)
     _buttons(workspace, name, status, active)
+
+
+@refreshed
+def _live(name: str) -> None:
+    """How far it is, figures and curves."""
+    run = RunDir(current().runs / name)
+    status = read_status(run.path)
     if status is None:
-        _last_words(jobs)
         return
-    st.markdown(f"#### {state_line(status.state)}")
     if status.state in ("failed", "killed"):
         _failure(status)
-    if is_running:
-        share = status.done / status.total if status.total else 0.0
-        parts = (
-            status.phase,
-            f"{status.done} of {status.total}" if status.total else "",
-            time_left(status.seconds_left),
-        )
-        st.progress(min(share, 1.0), text=", ".join(part for part in parts if part))
-        if status.line:
-            st.caption(plain(status.line))
+    if status.state == "running":
+        _progress(status)
     _figures(run, status)
     _curves(run)
+
+
+def _progress(status: RunStatus) -> None:
+    share = status.done / status.total if status.total else 0.0
+    parts = (
+        status.phase,
+        f"{status.done} of {status.total}" if status.total else "",
+        time_left(status.seconds_left),
+    )
+    st.progress(min(share, 1.0), text=", ".join(part for part in parts if part))
+    if status.line:
+        st.caption(plain(status.line))
 
 
 def _buttons(workspace: Workspace, name: str, status: RunStatus | None, active: list[Job]) -> None:
@@ -100,13 +123,21 @@ def _buttons(workspace: Workspace, name: str, status: RunStatus | None, active: 
         if not label:
             st.caption("It is complete. For more steps, raise Steps on the page Plan, and come back.")
         words = loaded_base.ask_before_start() + label if label else ""
-        if label and cells[0].button(words, icon=":material/play_arrow:", type="primary", width="stretch"):
-            start(workspace, name)
-            st.rerun()
+        if label:
+            cells[0].button(
+                words,
+                icon=":material/play_arrow:",
+                type="primary",
+                width="stretch",
+                key="start",
+                on_click=attempt,
+                args=(start, workspace, name),
+            )
     if is_running:
         for cell, (kind, words, icon) in zip(cells, REQUESTS, strict=True):
-            if cell.button(words, icon=icon, width="stretch", key=f"ask-{kind}"):
-                _send(run, kind)
+            cell.button(
+                words, icon=icon, width="stretch", key=f"ask-{kind}", on_click=_send, args=(run, kind)
+            )
 
 
 def _start_label(workspace: Workspace, name: str, status: RunStatus | None) -> str:
@@ -236,7 +267,6 @@ def _finite(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row.get(name), int | float)]
 
 
-@st.fragment(run_every=5)
 def _samples(name: str) -> None:
     """Samples: the base in the first column, then a step of choice."""
     workspace = current()
@@ -266,20 +296,27 @@ def _samples(name: str) -> None:
             show_image(path, f"step {step}")
 
 
-@st.fragment(run_every=5)
-def _files(name: str) -> None:
-    run = RunDir(current().runs / name)
+def _lora_files(run: RunDir) -> list[Path]:
+    """The LoRA, then the same for other tools; empty before there is one."""
     if not run.lora_path.is_file():
+        return []
+    return [run.lora_path, *sorted(run.path.glob("lora-*.safetensors"))]
+
+
+def _files(run: RunDir) -> None:
+    """What to do with the LoRA: above what grows while it is drawn, which would push a button away."""
+    name = run.path.name
+    paths = _lora_files(run)
+    if not paths:
         return
-    st.subheader("The LoRA")
     cells = st.columns(3)
     with cells[0]:
-        _download(run, run.lora_path, f"{name}.safetensors")
+        _download(run, paths[0], f"{name}.safetensors")
     if cells[1].button("Generate with it", icon=":material/brush:", width="stretch"):
         open_page("generate", run=name)
     if cells[2].button("Judge and choose", icon=":material/balance:", width="stretch"):
         open_page("judge", run=name)
-    for path in sorted(run.path.glob("lora-*.safetensors")):
+    for path in paths[1:]:
         _download(run, path, f"{name}-{path.stem.removeprefix('lora-')}.safetensors")
 
 
@@ -295,7 +332,9 @@ def _download(run: RunDir, path: Path, file_name: str) -> None:
     )
 
 
-def _log(run: RunDir) -> None:
+@refreshed
+def _log(name: str) -> None:
+    run = RunDir(current().runs / name)
     if not run.log_path.is_file():
         return
     with st.expander("Log"):
