@@ -1,6 +1,7 @@
 """Fixtures that several rooms need. No test reaches a network or the user's own cache."""
 
 import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +13,7 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import messages  # noqa: E402
+from limner.imports import swiftly  # noqa: E402
 from workers import shared_folder  # noqa: E402
 
 calm = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -24,6 +26,13 @@ hypothesis.settings.load_profile("limner")
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "write the golden messages of the tests that run, instead of comparing them"
     parser.addoption("--rewrite-messages", action="store_true", help=text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the tests import is never garbage: neither while it is imported, nor in each test."""
+    with swiftly():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +52,22 @@ def pytest_sessionfinish() -> None:
             session.save()
 
 
-@pytest.fixture(scope="session")
-def known_profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Traces of training steps, which all tests share: their key is all that they depend on."""
-    return shared_folder(tmp_path_factory, "profiles")
+def use_cache_of_its_own(factory: pytest.TempPathFactory, profiles: Path, patch: pytest.MonkeyPatch) -> None:
+    """An empty cache, but for the traces of training steps: the key of a trace is all that it depends on."""
+    home = factory.mktemp("home")
+    patch.setenv("LIMNER_CACHE", str(home / "cache"))
+    patch.setenv("XDG_CACHE_HOME", str(home))
+    (home / "limner").mkdir()
+    (home / "limner" / "profiles").symlink_to(profiles, target_is_directory=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Traces that all tests share, and a cache for the fixtures that several tests share."""
+    folder = shared_folder(tmp_path_factory, "profiles")
+    with pytest.MonkeyPatch.context() as patch:
+        use_cache_of_its_own(tmp_path_factory, folder, patch)
+        yield folder
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +78,7 @@ def own_cache(
 
     A test that replaces what traces a step has an XDG_CACHE_HOME of its own besides.
     """
-    home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("LIMNER_CACHE", str(home / "cache"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    (home / "limner").mkdir()
-    (home / "limner" / "profiles").symlink_to(known_profiles, target_is_directory=True)
+    use_cache_of_its_own(tmp_path_factory, known_profiles, monkeypatch)
 
 
 @pytest.fixture(scope="session")
