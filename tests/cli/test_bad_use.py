@@ -22,6 +22,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from limner.cli import main
+
 OPTIONS = ("--base", "base", "--resolution", "32", "--rank", "2", "--steps", "4", "--sample-every", "-1")
 
 
@@ -36,9 +38,11 @@ def scene(tmp_path_factory, tiny_base) -> Path:
         noise = draw.integers(0, 255, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((48, 48)).save(root / "photos" / f"{number}.png")
         (root / "photos" / f"{number}.txt").write_text(f"a thing number {number}\n")
-    environment = {**os.environ, "LIMNER_CACHE": str(root / "cache")}
-    told = typed(root, "train", "photos", *OPTIONS, "--out", "run", environment=environment)
-    assert told.returncode == 0, told.stderr
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.chdir(root)
+        patch.setenv("LIMNER_CACHE", str(root / "cache"))
+        main(["train", "photos", *OPTIONS, "--out", "run"])
+    assert left.value.code == 0
     return root
 
 
