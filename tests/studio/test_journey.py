@@ -25,6 +25,9 @@ pytestmark = [
 ]
 PATIENCE = 120_000
 """Milliseconds to wait for anything: the machine may be busy."""
+DESK, PHONE = 1280, 390
+WIDTHS = (DESK, PHONE)
+"""Of the window, in pixels."""
 
 
 Serve = Callable[..., Any]
@@ -88,7 +91,7 @@ def until(holds: Callable[[], object], seconds: float = PATIENCE / 1000) -> None
         time.sleep(0.2)
 
 
-def tab(browser: Any, address: str, width: int = 1280) -> Any:
+def tab(browser: Any, address: str, width: int = DESK) -> Any:
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(PATIENCE)
     page.goto(address)
@@ -96,10 +99,16 @@ def tab(browser: Any, address: str, width: int = 1280) -> Any:
 
 
 def seen_again(page: Any, text: str) -> None:
-    """A reload shows the same, and nothing is wider than the window."""
+    """A reload shows the same, and nothing is wider than the window, be it of a computer or of a phone."""
     page.reload()
     page.get_by_text(text).first.wait_for()
-    fits(page)
+    for width in (*WIDTHS, page.viewport_size["width"]):
+        resize(page, width)
+        fits(page)
+
+
+def resize(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
 
 
 def fits(page: Any) -> bool:
@@ -153,12 +162,12 @@ def status_of(run: RunDir) -> RunStatus:
     return status
 
 
-def stop_and_resume(browser: Any, page: Any, run: RunDir, width: int) -> None:
-    """On the page Run: a second tab sees the same, and a stop saves; then it goes on."""
+def stop_and_resume(browser: Any, page: Any, run: RunDir) -> None:
+    """On the page Run: a phone sees the same, and a stop from there saves; then it goes on."""
     page.get_by_role("button", name="Stop and save").wait_for()
     assert "run=trial" in page.url
     until(lambda: (status_of(run).step or 0) >= 2)
-    other = tab(browser, page.url, width)
+    other = tab(browser, page.url, PHONE)
     other.get_by_role("button", name="Stop and save").click()
     page.get_by_role("button", name="Resume").wait_for()
     assert status_of(run).state == "stopped" and run.checkpoints()
@@ -193,23 +202,24 @@ def generate(page: Any, outputs: Path) -> None:
     assert page.get_by_label("Prompt", exact=True).input_value() == "zorbix in the snow"
 
 
-@pytest.mark.parametrize(("width", "steps"), [(1280, 30), (390, 30)])
 def test_from_pictures_to_a_lora_through_a_stop_and_a_killed_server(
-    tmp_path: Path, serve: Serve, browser: Any, width: int, steps: int
+    tmp_path: Path, serve: Serve, browser: Any
 ) -> None:
-    server = serve("--port", "0")
+    """At a desk, and from the killed server on, on a phone; each page fits both."""
+    server, steps = serve("--port", "0"), 30
     run = RunDir(tmp_path / "runs" / "trial")
-    page = tab(browser, server.address, width)
+    page = tab(browser, server.address)
     page.get_by_text("From a handful of images to a LoRA").wait_for()
     seen_again(page, "From a handful of images to a LoRA")
     drop_pictures(page, tmp_path / "images" / "own")
     write_recipe(page, tmp_path / "recipes" / "trial.toml", steps=steps)
     page.get_by_role("button", name="Train", exact=True).click()
-    stop_and_resume(browser, page, run, width)
+    stop_and_resume(browser, page, run)
 
     # Whether the server lives does not matter to the training.
     server.kill()
     again = serve("--port", str(server.port))
+    resize(page, PHONE)
     page.goto(f"{again.address}/run?run=trial")
     page.get_by_role("button", name="Download trial/lora.safetensors").wait_for()
     until(lambda: status_of(run).state == "done")
@@ -256,7 +266,6 @@ def test_a_failed_run_is_told_and_hostile_names_run_no_script(
     page.get_by_role("button", name="Start").click()
     page.get_by_text(re.compile("there is no such folder")).first.wait_for()
     page.get_by_text(hostile, exact=True).wait_for()
-    page.set_viewport_size({"width": 390, "height": 900})
     seen_again(page, "there is no such folder")
     assert page.evaluate("window.hacked") is None
     page.goto(f"{server.address}/run?run=<script>window.hacked=1</script>")
@@ -268,7 +277,7 @@ def test_every_page_fits_a_phone(tmp_path: Path, serve: Serve, browser: Any) -> 
     from limner.studio.pages import PAGES
 
     server = serve()
-    page = tab(browser, server.address, width=390)
+    page = tab(browser, server.address, width=PHONE)
     for facts in PAGES:
         page.goto(f"{server.address}/{'' if facts.is_first else facts.name}")
         page.get_by_role("heading", level=1).wait_for()
