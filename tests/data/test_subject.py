@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,15 @@ def test_what_is_asked_for_and_not_there_is_told(monkeypatch):
         follows("subject")
 
 
+@pytest.fixture
+def looked_for_anew() -> Iterator[None]:
+    """What is installed is looked for once in a process."""
+    installed.cache_clear()
+    yield
+    installed.cache_clear()
+
+
+@pytest.mark.usefixtures("looked_for_anew")
 @pytest.mark.parametrize("lack", ["class", "files"])
 def test_opencv_5_has_no_cascades_and_so_is_told_as_missing(lack, monkeypatch, tmp_path):
     """Its wheels have no ``CascadeClassifier``; those of opencv-contrib have it, and no files for it."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ class Subject:
     """Where along the free axis what stands out wants the crop, 0 (left or top) to 1."""
 
 
+@cache
 def installed() -> bool:
     """Whether faces and saliency can be looked for: OpenCV 4 and smartcrop are there."""
     return all(map(importlib.util.find_spec, ("cv2", "smartcrop"))) and _cascades() is not None

@@ -11,6 +11,7 @@ import statistics
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,7 @@ def _environment() -> dict[str, str]:
     }
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
