@@ -1,5 +1,6 @@
 """Fixtures that several rooms need. No test reaches a network or the user's own cache."""
 
+import itertools
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ hypothesis.settings.register_profile("limner", calm, derandomize=True)
 hypothesis.settings.register_profile("search", calm, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile("limner")
 """The same examples every time, however slow the machine; ``--hypothesis-profile search`` seeks more."""
+HOMES = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,10 +56,10 @@ def pytest_sessionfinish() -> None:
 
 def use_cache_of_its_own(factory: pytest.TempPathFactory, profiles: Path, patch: pytest.MonkeyPatch) -> None:
     """An empty cache, but for the traces of training steps: the key of a trace is all that it depends on."""
-    home = factory.mktemp("home")
+    home = factory.getbasetemp() / f"home-{next(HOMES)}"  # mktemp looks through all folders for a number
+    (home / "limner").mkdir(parents=True)
     patch.setenv("LIMNER_CACHE", str(home / "cache"))
     patch.setenv("XDG_CACHE_HOME", str(home))
-    (home / "limner").mkdir()
     (home / "limner" / "profiles").symlink_to(profiles, target_is_directory=True)
 
 
