@@ -25,13 +25,6 @@ from limner.training.encode import survey
 from limner.training.encoders import uncached
 from limner.training.model import TrainableModel
 
-
-@pytest.fixture(autouse=True)
-def profiles(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of a base is traced once for all tests here."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "inversion-profiles"))
-
-
 SAVE = {"sd15": tiny.save_sd15, "sdxl": tiny.save_sdxl, "flux": tiny.save_flux}
 
 
