@@ -5,6 +5,7 @@ No torch: a plan is made on one machine for another.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -152,8 +153,7 @@ class Plan:
 
     def swapped_of(self, blocks: int) -> tuple[int, ...]:
         """Which of so many blocks are swapped: spread evenly, so that copies hide behind computation."""
-        count = min(self.swapped_blocks, blocks)
-        return tuple(number * blocks // count for number in range(count))
+        return _spread(min(self.swapped_blocks, blocks), blocks)
 
     @property
     def codes(self) -> QuantKind | None:
@@ -163,6 +163,11 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """What ``plan.json`` holds of it."""
         return asdict(self)
+
+
+@cache
+def _spread(count: int, blocks: int) -> tuple[int, ...]:
+    return tuple(number * blocks // count for number in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
