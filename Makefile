@@ -18,7 +18,8 @@ TORCH := $(or $(LIMNER_TORCH),$(shell grep '^torch==' constraints.txt))
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -m 1 '^GPU')
 SOURCES := src tests benchmarks tools examples notebooks
 # One thread a process: the tests run side by side, and results do not depend on the number of cores.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# Bytecode is kept, where the machine forbids it too: else each of the processes that tests start compiles anew.
+TESTS := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: help demo test check format setup clean
 
