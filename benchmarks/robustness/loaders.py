@@ -1,10 +1,11 @@
 """Files written for ComfyUI, sd-scripts and musubi-tuner, put into their own models by their own loaders.
 
     cd benchmarks/programs      # which git ignores; any other folder can be named
-    git clone https://github.com/Comfy-Org/ComfyUI && git -C ComfyUI checkout a125cd84
+    git clone https://github.com/Comfy-Org/ComfyUI && git -C ComfyUI checkout 783545f6
     git clone https://github.com/kohya-ss/sd-scripts && git -C sd-scripts checkout 48d368fa
     git clone https://github.com/kohya-ss/musubi-tuner && git -C musubi-tuner checkout 30c658c4
     pip install einops psutil toml opencv-python-headless
+    pip install --no-deps comfy-kitchen comfy-aimdo==0.4.13
     python -m benchmarks.robustness.loaders [FOLDER]
 
 In each program its own model of a family, at a small size, gets random weights. A change of every layer that
@@ -16,6 +17,7 @@ read must be what the tables say it cannot. A program that is not in the folder 
 
 import argparse
 import logging
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -42,6 +44,8 @@ PLACE = Path(__file__).resolve().parents[1] / "programs"
 """Where the checkouts lie unless another folder is named; git ignores it."""
 KINDS = ("LoRA", "LoHa", "LoKr", "DoRA")
 RANK = 2
+NORM = re.compile(r"(\.(?:query|key)_norm|\.norms\.\d+)\.weight$")
+"""A weight of the norms of FLUX and its kin as ComfyUI names it since 2026; the authors call it a scale."""
 TOLERANCE = 1e-4
 """Relative error of a change; programs add it to weights of float32, some as products in another order."""
 
@@ -63,16 +67,20 @@ class _AnyWidth:
         return torch.split(whole, [round(size * unit) for size in sizes], dim=dim)
 
 
-def _flux(weights: Weights) -> Weights:
-    vars(single_file_utils)["torch"] = _AnyWidth()
-    try:
-        return single_file_utils.convert_flux_transformer_checkpoint_to_diffusers(weights)
-    finally:
-        vars(single_file_utils)["torch"] = torch
+def _of_any_width(convert: Callable[[Weights], Weights]) -> Callable[[Weights], Weights]:
+    def converted(weights: Weights) -> Weights:
+        vars(single_file_utils)["torch"] = _AnyWidth()
+        try:
+            return convert(weights)
+        finally:
+            vars(single_file_utils)["torch"] = torch
+
+    return converted
 
 
 CONVERTERS: dict[str, Callable[[Weights], Weights]] = {
-    "flux": _flux,
+    "flux": _of_any_width(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers),
+    "chroma": _of_any_width(single_file_utils.convert_chroma_transformer_checkpoint_to_diffusers),
     "flux2": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
     "krea2": single_file_utils.convert_krea2_transformer_checkpoint_to_diffusers,
     "sd3": single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
@@ -95,7 +103,10 @@ def randomised(model: nn.Module) -> None:
 
 def in_diffusers(family: str, weights: Mapping[str, Tensor]) -> Weights:
     """Weights by diffusers' names; what has them already stays."""
-    bare = {name.removeprefix("diffusion_model."): value.clone() for name, value in weights.items()}
+    bare = {
+        NORM.sub(r"\1.scale", name.removeprefix("diffusion_model.")): value.clone()
+        for name, value in weights.items()
+    }
     if any(name.startswith(("down_blocks.", "all_x_embedder.")) for name in bare):
         return bare
     return CONVERTERS[family](bare)

@@ -24,12 +24,12 @@ Weights = dict[str, Tensor]
 FOLDERS = {"comfyui": "ComfyUI", "sd-scripts": "sd-scripts", "musubi": "musubi-tuner/src"}
 """Program -> where its modules lie below the folder of all programs."""
 COMMITS = {
-    "comfyui": "a125cd84b054a57729b5eecab930ca9408719832",
+    "comfyui": "783545f689a0af730065994b46b382ae24844c99",
     "sd-scripts": "48d368fa557731ad0488c07304dfeba8c07910eb",
     "musubi": "30c658c4f4b0bf05038b3346eff9670259b10fc7",
 }
 """Program -> the commit that the figures are of. A checkout of another one is measured, and that is said."""
-ABSENT = ("torchvision", "torchsde", "kornia", "av", "sageattention", "comfyui_frontend_package")
+ABSENT = ("torchvision", "torchsde", "kornia", "av", "sageattention", "scipy", "comfyui_frontend_package")
 """Packages that the programs import beside what is used here, and that need not be installed."""
 
 
@@ -112,6 +112,10 @@ QWEN = {
     "in_channels": 16,
     "out_channels": 4,
     "axes_dims_rope": (4, 6, 6),
+}
+KREA2 = {
+    **{"features": 32, "tdim": 16, "txtdim": 24, "heads": 2, "kvheads": 1, "multiplier": 4},
+    **{"layers": 2, "patch": 2, "channels": 4, "txtlayers": 2, "txtheads": 2, "txtkvheads": 2},
 }
 UNET = {
     "image_size": 32,
@@ -203,6 +207,13 @@ def _flux_of_kohya() -> nn.Module:
     return models.Flux(models.FluxParams(**FLUX))
 
 
+def _chroma_of_kohya() -> nn.Module:
+    models = importlib.import_module("library.chroma_models")
+    sizes = {key: value for key, value in FLUX.items() if key != "vec_in_dim"}
+    inner = {"approximator_in_dim": 16, "approximator_depth": 2, "approximator_hidden_size": 24}
+    return models.Chroma(models.ChromaParams(**sizes, **inner, _use_compiled=False))
+
+
 def _sd3_of_kohya() -> nn.Module:
     models = importlib.import_module("library.sd3_models")
     sizes = {"context_embedder_in_features": 20, "context_embedder_out_features": 128, "num_patches": 64}
@@ -258,12 +269,7 @@ def _flux2_of_musubi() -> nn.Module:
 
 def _krea2_of_musubi() -> nn.Module:
     models = importlib.import_module("musubi_tuner.krea2.krea2_mmdit")
-    sizes = {"features": 32, "tdim": 16, "txtdim": 24, "heads": 2, "kvheads": 1, "multiplier": 4}
-    return models.SingleStreamDiT(
-        models.SingleMMDiTConfig(
-            **sizes, layers=2, patch=2, channels=4, txtlayers=2, txtheads=2, txtkvheads=2
-        )
-    )
+    return models.SingleStreamDiT(models.SingleMMDiTConfig(**KREA2))
 
 
 MMDIT_COMFYUI = {
@@ -276,19 +282,58 @@ MMDIT_COMFYUI = {
     },
     "x_block_self_attn_layers": [0],
 }
+FLUX_COMFYUI = {**FLUX, "image_model": "flux", "out_channels": 4, "patch_size": 2, "txt_ids_dims": []}
+FLUX2_COMFYUI = {
+    **{key: value for key, value in FLUX.items() if key not in ("vec_in_dim", "guidance_embed")},
+    "image_model": "flux2",
+    "mlp_ratio": 3.0,
+    "axes_dim": [4, 4, 4, 4],
+    "vec_in_dim": None,
+    "guidance_embed": True,
+    "out_channels": 16,
+    "patch_size": 1,
+    "qkv_bias": False,
+    "ops_bias": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "txt_ids_dims": [3],
+}
+CHROMA_COMFYUI = {
+    **{key: value for key, value in FLUX_COMFYUI.items() if key != "guidance_embed"},
+    **{"image_model": "chroma", "in_dim": 16, "out_dim": 32, "hidden_dim": 24, "n_layers": 2},
+}
+Z_IMAGE_COMFYUI = {
+    "image_model": "lumina2",
+    "dim": 32,
+    "n_layers": 2,
+    "n_refiner_layers": 1,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "in_channels": 16,
+    "cap_feat_dim": 24,
+    "axes_dims": [4, 6, 6],
+    "ffn_dim_multiplier": 8 / 3,
+    "qk_norm": True,
+    "z_image_modulation": True,
+}
 CASES: dict[str, dict[str, Case]] = {
     "comfyui": {
         family: Case(_comfyui_model(name, config), _patched_by_comfyui)
         for family, name, config in (
-            ("flux", "Flux", {**FLUX, "image_model": "flux", "out_channels": 4, "patch_size": 2}),
+            ("flux", "Flux", FLUX_COMFYUI),
             ("sd3", "SD3", MMDIT_COMFYUI),
             ("sdxl", "SDXL", UNET),
             ("sd15", "SD15", UNET15),
             ("qwen-image", "QwenImage", {**QWEN, "image_model": "qwen_image"}),
+            ("chroma", "Chroma", CHROMA_COMFYUI),
+            ("flux2", "Flux2", FLUX2_COMFYUI),
+            ("krea2", "Krea2", {**KREA2, "image_model": "krea2"}),
+            ("z-image", "ZImage", Z_IMAGE_COMFYUI),
         )
     },
     "sd-scripts": {
         "flux": Case(_flux_of_kohya, _merged_by("networks.lora_flux")),
+        "chroma": Case(_chroma_of_kohya, _merged_by("networks.lora_flux")),
         "sd3": Case(_sd3_of_kohya, _merged_by("networks.lora_sd3")),
         "sdxl": Case(_sdxl_of_kohya, _merged_by("networks.lora")),
         "sd15": Case(_sd15_of_kohya, _merged_by("networks.lora")),

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.diffusers_loader import as_loaded
+from limner.lora.diffusers_reader import as_loaded
 from limner.lora.factors import Factors
 from limner.lora.file import require_equal
 from limner.lora.formats import from_diffusers, read, to_diffusers

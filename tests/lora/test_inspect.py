@@ -63,6 +63,32 @@ def test_a_file_that_diffusers_fails_on(tmp_path) -> None:
     assert info.loads["diffusers"].startswith("no: ")
 
 
+def test_advice_for_files_of_our_own_is_not_given_for_others(tmp_path) -> None:
+    """T5's part of a kohya file of FLUX.1: diffusers drops it. There is nothing to export again."""
+    path = tmp_path / "a.safetensors"
+    flat = {
+        f"{stem}.{key}": tensor
+        for stem in (
+            "lora_unet_double_blocks_0_img_mlp_0",
+            "lora_te3_encoder_block_0_layer_1_DenseReluDense_wi_0",
+        )
+        for key, tensor in keys.encode(factors(), peft=False).items()
+    }
+    save_file(flat, path)
+    text = inspect(path, "flux").loads["diffusers"]
+    assert text.startswith("no: it reads 1 modules otherwise, the first is text_encoder_2.")
+    assert text.endswith("wi_0 -> limner lora convert --to diffusers")
+
+
+def test_a_file_of_no_known_family_says_how_to_learn_more(tmp_path) -> None:
+    path, stem = tmp_path / "a.safetensors", "transformer.transformer_blocks.0.attn.to_q"
+    flat = {f"{stem}.{key}": tensor for key, tensor in keys.encode(factors(3072, 3072), peft=True).items()}
+    save_file(flat, path)
+    info = inspect(path)
+    assert info.loads == {}
+    assert info.problems[-1].endswith("Say it with --family.")
+
+
 PREFIXES = (
     "transformer.",
     "unet.",

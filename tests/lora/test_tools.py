@@ -367,3 +367,26 @@ def test_kohyas_trainers_are_told_apart_from_what_others_read_in_their_form() ->
     assert set(unsupported(adapter, "z-image", TOOLS["sd-scripts"]).values()) == {
         "sd-scripts has no reader for z-image"
     }
+
+
+def test_norms_of_a_single_row_are_taken_for_others_by_comfyui() -> None:
+    """Its ``weight_decompose`` knows norms along the outputs by as many of them as there are rows."""
+    adapter = {"text_fusion.projector": dora(1, 12, axis="in"), "img_in": dora(8, 12, axis="in")}
+    reasons = unsupported({"transformer": adapter}, "krea2", COMFYUI)
+    assert list(reasons) == [("transformer", "text_fusion.projector")]
+    flat = {
+        f"transformer.{name}.{key}": tensor
+        for name, change in adapter.items()
+        for key, tensor in encode(change, peft=True, norms="in").items()
+    }
+    view = decode_as(flat, "krea2", COMFYUI)
+    assert view.skipped_modules == ("transformer.text_fusion.projector",)
+    assert list(view.components["transformer"]) == ["img_in"]
+
+
+def test_comfyui_knows_chromas_guidance_by_the_authors_names_alone() -> None:
+    module = "distilled_guidance_layer.layers.0.linear_1"
+    flat = {f"transformer.{module}.{key}": tensor for key, tensor in encode(factors(), peft=True).items()}
+    assert decode_as(flat, "chroma", COMFYUI).skipped_modules == (f"transformer.{module}",)
+    written = encode_for({"transformer": {module: factors()}}, "chroma", COMFYUI)
+    assert decode_as(written, "chroma", COMFYUI).skipped_modules == ()

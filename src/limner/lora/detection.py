@@ -21,6 +21,11 @@ from limner.models.key_map import FamilyKeys, KeyEntry, KeyMatch, KeyStyle
 from limner.models.registry import lora_keys
 
 
+def _label(row: KeyEntry) -> str:
+    """A row's weight for messages; N stands for numbers."""
+    return row.native.replace("{}", "N")
+
+
 def row_counts(row: KeyEntry, rows: int) -> list[int]:
     """Rows of each module of a fused weight of ``rows`` rows.
 
@@ -30,7 +35,7 @@ def row_counts(row: KeyEntry, rows: int) -> list[int]:
     whole = sum(row.shares)
     if rows % whole:
         raise BadLora(
-            f"{row.native} has {rows} rows, which do not part as {row.shares}. Name the family: --family."
+            f"{_label(row)} has {rows} rows, which do not part as {row.shares}. Name the family: --family."
         )
     return [rows // whole * share for share in row.shares]
 
@@ -71,7 +76,7 @@ def fuse(row: KeyEntry, members: Sequence[WeightDelta | None]) -> WeightDelta:
     ]
     unit = {member.shape[0] / share for share, member in present}
     if len(unit) != 1 or len({member.shape[1] for _, member in present}) != 1:
-        raise BadLora(f"The modules of {row.native} do not fit on each other. Name the family: --family.")
+        raise BadLora(f"The modules of {_label(row)} do not fit on each other. Name the family: --family.")
     height = int(unit.pop())
     blocks = [height * share for share in row.shares]
     if all(isinstance(member, Factors) for _, member in present):
@@ -82,8 +87,9 @@ def fuse(row: KeyEntry, members: Sequence[WeightDelta | None]) -> WeightDelta:
     if len(wholes) == len(members) and all(whole is wholes[0] for whole in wholes):
         return wholes[0]
     kinds = ", ".join(sorted({kind(member) for _, member in present}))
-    name = row.native.replace("{}", "N")
-    raise BadLora(f"{name} is one weight there, and {kinds} of its parts cannot be one. Use --flatten.")
+    raise BadLora(
+        f"{_label(row)} is one weight there, and {kinds} of its parts cannot be one. Use --flatten."
+    )
 
 
 def _fuse_factors(members: Sequence[Factors | None], blocks: Sequence[int]) -> Factors:
@@ -136,7 +142,10 @@ def split(row: KeyEntry, change: WeightDelta) -> Sequence[WeightDelta | None]:
         case Lokr():
             ends = list(itertools.accumulate(blocks))
             return [LokrRows(change, end - height, end) for end, height in zip(ends, blocks, strict=True)]
-    raise BadLora(f"{row.native} has a DoRA whose norms span q, k and v, which are apart here. Use --base.")
+    raise BadLora(
+        f"{_label(row)} has a DoRA whose norms span q, k and v as one, and here they are apart. "
+        "It cannot be read: merge it in the tool that trained it, or use it in ComfyUI."
+    )
 
 
 def _split_factors(change: Factors, blocks: Sequence[int], *, whole: bool = False) -> list[Factors | None]:

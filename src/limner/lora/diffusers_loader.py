@@ -12,13 +12,9 @@ from torch import Tensor, nn
 
 from limner.errors import BadLora
 from limner.lora.adapters import Dora, WeightDelta, to_lora
-from limner.lora.detection import locate
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.file import Components, read, require_equal
-from limner.lora.formats import from_diffusers, gather, to_diffusers
-from limner.lora.keys import group_by_module
-from limner.lora.peft_config import PeftConfig
-from limner.models.key_map import FamilyKeys
+from limner.lora.formats import from_diffusers, to_diffusers
 from limner.models.registry import facts_of, lora_keys
 
 
@@ -99,86 +95,16 @@ def verify(
     )
 
 
-def as_loaded(path: Path, names: FamilyKeys) -> dict[str, dict[str, WeightDelta]]:
-    """What the family's stock pipeline makes of a file of any form, by its own importer and its own config.
-
-    Where alphas differ, their patterns are diffusers' own, with the modules that those miss.
-
-    Raises:
-        BadLora: The importer fails, or would; or it passes over a component.
-    """
-    import diffusers
-
-    pipeline: Any = getattr(diffusers, names.pipelines[0])
-    flat, alphas, settings = state(pipeline, path)
-    ignored = {key.partition(".")[0] for key in flat} - set(pipeline._lora_loadable_modules)
-    if ignored:
-        raise BadLora(f"{names.pipelines[0]} passes over {' and '.join(sorted(ignored))}.")
-    components: dict[str, dict[str, WeightDelta]] = {}
-    for component in sorted({key.partition(".")[0] for key in flat}):
-        tensors = _own(flat, component)
-        config = None
-        if any(".lokr_" in key for key in tensors):
-            require_lokr(path, tensors)
-        else:
-            tensors, config = _peft_config(
-                component, tensors, _own(alphas, component), _own(settings, component)
-            )
-        parts = group_by_module({f"{component}.{key}": tensor for key, tensor in tensors.items()})
-        pairs = [(part.stem, locate(part.stem, names)) for part in parts]
-        if unknown := [stem for stem, location in pairs if location is None]:
-            raise BadLora(f"{names.pipelines[0]} has no module {unknown[0]}.")
-        locations = {stem: location for stem, location in pairs if location}
-        components |= gather(parts, locations, {component: config} if config else {}, names)
-    for module, change in components.get(names.component, {}).items():
-        kernel = names.kernel(module)
-        if isinstance(change, Factors) and bool(kernel) != (change.down.dim() == 4):
-            raise BadLora(
-                f"{module} has factors of {change.down.dim()} sides, and peft wants its kernel in them."
-            )
-    return components
-
-
-def _own(entries: Mapping[str, Any], component: str) -> dict[str, Any]:
-    start = f"{component}."
-    return {key.removeprefix(start): value for key, value in entries.items() if key.startswith(start)}
-
-
-def _peft_config(
-    component: str, tensors: dict[str, Tensor], alphas: dict[str, Any], settings: dict[str, Any]
-) -> tuple[dict[str, Tensor], PeftConfig]:
-    """The tensors in peft's names, and the config that diffusers makes of them (``load_lora_adapter``)."""
-    from diffusers.utils import (
-        convert_state_dict_to_diffusers,
-        convert_state_dict_to_peft,
-        convert_unet_state_dict_to_peft,
-    )
-    from diffusers.utils.peft_utils import _create_lora_config
-
-    in_text = component.startswith("text_encoder")
-    with _importer_errors():
-        if in_text:
-            tensors = convert_state_dict_to_peft(convert_state_dict_to_diffusers(tensors))
-        elif "lora_A" not in next(iter(tensors)):
-            tensors = convert_unet_state_dict_to_peft(tensors)
-        mark = "" if in_text else "^"
-        ranks = {
-            f"{mark}{key}": tensor.shape[1]
-            for key, tensor in tensors.items()
-            if "lora_B" in key and tensor.dim() > 1
-        }
-        config: Any = _create_lora_config(
-            tensors, alphas or None, settings or None, ranks, is_unet=not in_text
-        )
-    alpha_pattern = {key: float(value) for key, value in config.alpha_pattern.items()}
-    return tensors, PeftConfig(
-        "diffusers' config", float(config.lora_alpha), config.r, config.use_rslora, alpha_pattern, {}
-    )
-
-
 @contextmanager
-def _importer_errors() -> Iterator[None]:
-    """Turn what stock importers raise into ``BadLora``: they check little, so it may be anything."""
+def importer_errors() -> Iterator[None]:
+    """Turn what stock importers raise into ``BadLora``: they check little, so it may be anything.
+
+    What they warn of is not printed: who asks is told by the error, or by what is missing.
+    """
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     except (
@@ -193,6 +119,8 @@ def _importer_errors() -> Iterator[None]:
         ValueError,
     ) as error:
         raise BadLora(f"diffusers' importer fails with {type(error).__name__}.") from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def require_lokr(path: Path, flat: Mapping[str, Tensor]) -> None:
@@ -256,7 +184,7 @@ def state(
         if "unet" in pipeline._lora_loadable_modules
         else {}
     )
-    with _importer_errors():
+    with importer_errors():
         flat, *rest = pipeline.lora_state_dict(
             source,
             return_alphas=True,

@@ -12,8 +12,9 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from limner.errors import BadLora
-from limner.lora import diffusers_loader, embeddings, file
+from limner.lora import embeddings, file
 from limner.lora.adapters import kind
+from limner.lora.diffusers_reader import as_loaded
 from limner.lora.file import require_equal
 from limner.lora.metadata import triggers as metadata_triggers
 from limner.lora.tools import DIFFUSERS, TOOLS, decode_as
@@ -22,6 +23,8 @@ from limner.reporter import counted
 
 SHOWN = 300
 """Characters of a text by a stranger that are shown."""
+
+NO_FAMILY = "Nothing tells its family, so not which tools load it either. Say it with --family."
 
 TRAINING = {
     "base": ("ss_sd_model_name", "ss_base_model_version"),
@@ -100,7 +103,7 @@ def inspect(path: Path, family: str | None = None) -> LoraInfo:
         components=tuple(_component(name, adapter) for name, adapter in lora.components.items()),
         loads=_loads(path, lora),
         thumbnail=thumbnail(lora.metadata.get(THUMBNAIL, "")),
-        problems=(*lora.notes, *lora.repairs, *lora.unread),
+        problems=(*lora.notes, *lora.repairs, *lora.unread, *(NO_FAMILY,) * (lora.family is None)),
     )
 
 
@@ -176,7 +179,7 @@ def _loads(path: Path, lora: file.LoraFile) -> dict[str, str]:
             continue
         try:
             if tool is DIFFUSERS:
-                components = diffusers_loader.as_loaded(path, names)
+                components = as_loaded(path, names)
             else:
                 view = decode_as(file.tensors(path), lora.family, tool)
                 if skips := view.skipped_modules:
@@ -186,13 +189,20 @@ def _loads(path: Path, lora: file.LoraFile) -> dict[str, str]:
             require_equal(path.name, name, components, lora.components, lora.dtype)
             results[name] = "yes"
         except BadLora as error:
-            results[name] = f"no: {error}"
+            results[name] = f"no: {_reason(str(error), path, name)}"
     return {
         name: text
         if text == "yes" or name not in names.tools
         else f"{printable(text)} -> limner lora convert --to {name}"
         for name, text in results.items()
     }
+
+
+def _reason(text: str, path: Path, tool: str) -> str:
+    """Why a tool does not load a file, without the advice for files of our own."""
+    start = f"{path.name}: "
+    fact = text.removeprefix(start).partition(". Export again; if it stays so")[0]
+    return fact.replace(f"{tool} reads ", "it reads ", 1)
 
 
 def thumbnail(url: str) -> str:

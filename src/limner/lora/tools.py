@@ -40,7 +40,7 @@ DIFFUSERS = Tool(
 )
 COMFYUI = Tool(
     name="comfyui",
-    source="ComfyUI, lora.py at 17358c8f, utils.py at 09708eae, adapters at 6f98b150 and 2bffe2f4",
+    source="ComfyUI 0.33 at 783545f6, comfy/lora.py, utils.py, weight_adapter",
 )
 SD_SCRIPTS = Tool(
     name="sd-scripts",
@@ -129,6 +129,8 @@ def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys
             return f"{tool.name} has no name for it"
     if not tool.kernels and isinstance(change, Factors) and change.down[0, 0].numel() > 1:
         return f"{tool.name} multiplies convolutions as if they had no kernel"
+    if _is_misread(change, tool):
+        return f"{tool.name} takes norms along the inputs of a single row for norms along its outputs"
     if isinstance(change, LokrRows) and _fused_name(module, names, tool):
         return ""
     try:
@@ -136,6 +138,11 @@ def _refusal(component: str, module: str, change: WeightDelta, names: FamilyKeys
     except BadLora as error:
         return f"{tool.name}: {error}".removesuffix(".")
     return ""
+
+
+def _is_misread(change: WeightDelta, tool: Tool) -> bool:
+    """Whether the shape of a DoRA's norms tells a tool of LyCORIS' form another axis than is meant."""
+    return isinstance(change, Dora) and change.axis == tool.norms == "in" and change.shape[0] == 1
 
 
 def encode_for(
@@ -268,7 +275,9 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
         f"{component}.{module}"
         for component, adapter in components_read.items()
         for module, change in adapter.items()
-        if kind(change) not in rules.kinds or (isinstance(change, Dora) and change.axis != tool.norms)
+        if kind(change) not in rules.kinds
+        or (isinstance(change, Dora) and change.axis != tool.norms)
+        or _is_misread(change, tool)
     ]
     components = {
         c: {m: change for m, change in adapter.items() if f"{c}.{m}" not in incorrect}

@@ -13,8 +13,8 @@ LORA = FamilyKeys(
     processors=FLUX.processors,
     tools={
         "diffusers": diffusers_keys(FACTS.denoiser),
-        "comfyui": replace(FLUX.tools["comfyui"], text={}),
-        "sd-scripts": scripts_keys("native", lacks=FLUX.tools["sd-scripts"].lacks),
+        "comfyui": replace(FLUX.tools["comfyui"], text={}, lacks=r"distilled_guidance_layer\."),
+        "sd-scripts": scripts_keys("native", lacks=r"norm_out\.|proj_out|distilled_guidance_layer\."),
         "kohya": kohya_keys(),
     },
     base_names=("chroma",),
