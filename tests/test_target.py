@@ -207,6 +207,16 @@ def test_several_resolutions_stand_between_commas():
         overrides_from({"data.resolution": "512x512", "set": None})
 
 
+def test_the_dropped_captions_of_a_preset_give_way_to_the_empty_caption_that_is_kept(photos):
+    plain, blank = (request_for(photos, {"base": "flux-dev"} | more, None).recipe for more in ({}, BLANK))
+    assert (plain.data.caption_dropout, blank.data.caption_dropout) == (0.05, 0.0)
+    with raises(BadRecipe):
+        request_for(photos, BLANK | {"data.caption_dropout": 0.1}, None)
+
+
+BLANK = {"prior.kind": "blank"}
+
+
 def test_a_slider_is_made_of_options_too(photos):
     options = {"train.objective": "slider", "slider.positive": "red [neutral]"}
     for recipe in (request_for(photos, options, None).recipe, template(options)):

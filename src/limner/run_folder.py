@@ -28,6 +28,12 @@ LARGEST = 1e300
 """Of any number in the metrics; JSON has integers without end, which no computation takes."""
 
 
+SLIDER_STRENGTHS = (-1, 0, 1)
+"""Strengths of a slider that each prompt of its samples is generated at."""
+STRENGTH = " (strength "
+"""Between a prompt and the strength, in the label of a sample."""
+
+
 class RunDir:
     """One run: where its files are, its measurements, who may write.
 

@@ -180,13 +180,13 @@ def of_recipe(recipe: Any, overrides: Mapping[str, Any], out: Path | None) -> Ru
 
 def template(overrides: Mapping[str, Any], images: int = 10) -> Any:
     """The preset of a base and a concept, for so many images, with changes on top: a ``Recipe``."""
-    from limner.models.presets import preset, preset_name, ways
+    from limner.models.presets import concessions, preset, preset_name, ways
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
     base, concept = overrides.get("base", Recipe().base), overrides.get("concept_type", Recipe().concept_type)
     start = preset(concept, preset_name(base), images, *ways(overrides))
-    return change(start, {"base": base, **overrides})
+    return change(start, {"base": base, **concessions(overrides), **overrides})
 
 
 def _roots(recipe: Any) -> tuple[Path, ...]:
@@ -226,7 +226,7 @@ def outside(home: Path, images: Sequence[Path]) -> Path:
 
 def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     from limner.data.listing import listed
-    from limner.models.presets import choices, preset, preset_name, ways
+    from limner.models.presets import choices, concessions, preset, preset_name, ways
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
@@ -241,7 +241,7 @@ def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[
     sources = {path: choice.source for path, choice in choices(*start).items()}
     if not overrides.get("data.trigger"):
         values["sample.prompts"] = ()  # prompts about a trigger mean nothing without one
-    values |= overrides
+    values |= {**concessions(overrides), **overrides}
     recipe = change(preset(*start), values)
     return recipe, {path: source for path, source in sources.items() if path not in values}
 

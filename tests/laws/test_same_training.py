@@ -117,10 +117,16 @@ def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encod
     assert equal(mine, weights(run, 6))
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "prodigy", "schedulefree"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "prodigy", "schedulefree", "torch.optim.NAdam"])
 def test_a_resumed_run_is_the_whole_run(tiny_base, photos, tmp_path, name):
     more = {"optimizer": name, "ema": 0.0 if name == "schedulefree" else 0.9}
     more |= {"schedule": "constant"} if name == "schedulefree" else {}
+    more |= {"adamw": {"loss": "huber", "noise_range": (0.1, 0.9), "schedule": "cosine_with_restarts"}}.get(
+        name, {}
+    )
+    more |= {"adafactor": {"loss": "l1", "time_density": "style", "schedule": "warmup_stable_decay"}}.get(
+        name, {}
+    )
     more |= {"learning_rate": 1.0} if name == "prodigy" else {}
     wish = recipe(tiny_base, photos, **more)
     train(wish, tmp_path / "whole", Reporter())

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,11 +17,13 @@ from limner.planning.counts import counts_of
 from limner.planning.devices import of_card
 from limner.planning.planner import request_of
 from limner.recipe.schema import Recipe
+from limner.recipe.toml import change
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training.cache import fill_cache
 from limner.training.model import TrainableModel
+from limner.training.samples import prompts_of
 from messages import raises
 from small import Told, equal, losses, weights
 
@@ -116,6 +119,25 @@ def test_a_slider_goes_on_to_the_bit(tiny_base, tmp_path):
     measured = [value for _, _, value in losses(tmp_path / "whole") if value is not None]
     assert measured[-1] < measured[0]
     assert done.lora is not None and file.read(done.lora).components
+
+
+def test_each_prompt_is_sampled_at_three_strengths_from_one_seed(painted):
+    recipe, run = painted
+    model = model_of(change(recipe, {"sample.every": 0}), run)
+    prompts = prompts_of(model.resolved)
+    assert prompts == [
+        f"{text} (strength {strength})" for text in SLIDER["neutral"] for strength in (-1, 0, 1)
+    ]
+    with torch.no_grad():
+        for weight in model.parameters:
+            weight.add_(0.2)
+    images = [np.asarray(image) for image in model.sample(len(prompts))]
+    with model.bare():
+        base = [np.asarray(image) for image in model.sample(len(prompts))]
+    assert all(np.array_equal(images[number], base[number]) for number in (1, 4)), "strength 0 is the base"
+    assert all(not np.array_equal(images[number], base[number]) for number in (0, 2, 3, 5))
+    assert not np.array_equal(images[0], images[2]) and np.array_equal(base[0], base[2])
+    assert counts_of(change(recipe, {"sample.every": 0}), []).samples == 2 * 2 * 3 + 4
 
 
 def test_images_of_ones_own_may_take_the_place_of_the_bases(tiny_base, photos, tmp_path):

@@ -81,7 +81,7 @@ def init(
 
 
 def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
-    from limner.models.presets import choices, preset, preset_name, ways
+    from limner.models.presets import choices, concessions, preset, preset_name, ways
     from limner.recipe import Recipe
     from limner.recipe.toml import change
 
@@ -92,7 +92,8 @@ def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
     family, count = preset_name(base), 10
     start = (concept, family, count, *ways(overrides))
     sources = {path: choice.source for path, choice in choices(*start).items() if path not in overrides}
-    return RunRequest(change(preset(*start), {"base": base, **overrides}), RUNS, sources)
+    values = {"base": base, **concessions(overrides), **overrides}
+    return RunRequest(change(preset(*start), values), RUNS, sources)
 
 
 @app.command(epilog=example('limner train photos/ --base flux-dev --trigger "sks cat"'))

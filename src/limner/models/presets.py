@@ -141,6 +141,11 @@ def ways(overrides: Mapping[str, Any]) -> tuple[str, str]:
     return method, objective
 
 
+def concessions(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a preset gives way to values of a recipe that a person has set, by dotted path."""
+    return {"data.caption_dropout": 0.0} if overrides.get("prior.kind") == "blank" else {}
+
+
 def _of_a_lora(path: str) -> bool:
     """Whether a key means nothing to token vectors: an empty caption teaches them nothing."""
     return path.startswith("lora.") or path == "data.caption_dropout"

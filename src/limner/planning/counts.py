@@ -7,6 +7,7 @@ from limner.data.listing import image_sizes
 from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import prompts
+from limner.run_folder import SLIDER_STRENGTHS
 
 IMAGES = 10
 """Images that are assumed where there are none yet."""
@@ -54,7 +55,9 @@ def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Cou
         held_out(count, entry.validation_count) for count, entry in zip(counts, folders, strict=False)
     )
     mirrored = sum(count for count, entry in zip(counts, folders, strict=False) if entry.flip)
-    prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, images)
+    is_slider = train.objective == "slider"
+    captions = len(recipe.slider.neutral or recipe.distill.prompts) or images
+    prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, captions)
     interval = recipe.sample.every
     rounds = 0 if interval == -1 else 2 if interval == 0 else 2 + max(0, train.steps - 1) // interval
     class_images = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
@@ -65,9 +68,11 @@ def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Cou
         images_unknown=not (sizes or image_count),
         sizes=tuple(sizes),
         views=views,
-        captions=images * (3 if train.objective == "slider" else 2 if recipe.prior.taught else 1)
+        captions=images * (3 if is_slider else 2 if recipe.prior.taught else 1)
         + len(recipe.prior.prompts)
         + (prompt_count + 1 if rounds else 0),
-        samples=rounds * prompt_count + class_images + image_count,
+        samples=rounds * prompt_count * (len(SLIDER_STRENGTHS) if is_slider else 1)
+        + class_images
+        + image_count,
         validation_passes=checks * len(QUANTILES) * (validation_images or min(SUBSET, images)),
     )

@@ -80,6 +80,7 @@ class TrainableModel:
         self.full_rate = rate(resolved, next(iter(resolved.first_layers)))
         """Learning rate at full strength of the model that is trained first: the denoiser's, if it is."""
         self.slider = imported("limner.training.slider:SliderLoss")(self) if is_slider else None
+        self.at_strengths = self.slider.at_strengths if self.slider else lambda items, compute: compute(items)
 
     @property
     def _folder(self) -> Path | None:
@@ -271,7 +272,7 @@ class TrainableModel:
         base = resolved.sample_base
         first = len(resolved.views) + len(resolved.held_out)
         select = self._select if sample_config.lora_on == "positive" else None
-        texts = [self._text(first + number) for number in range(prompts)]
+        texts = self.at_strengths(range(first, first + prompts), lambda rows: [*map(self._text, rows)])
         with self.bare() if select else nullcontext():
             empties = [self._text(row) for row in range(first + prompts, len(self.store.rows))]
         models = dict(self.models)
@@ -296,13 +297,16 @@ class TrainableModel:
                 values = self.store.drawn([resolved.measured(0)], resolved.device)
                 resolved.spec.trainable.show(self.live_units, self.models, values, self.assembly.denoiser)
             models |= {resolved.family.denoiser: self.assembly.denoiser}
-            return [
-                image
-                for group, empty, params in self._prompt_groups(texts, empties, sampling_params)
-                for image in sampling.sample_images(
-                    resolved.family, base.source, models, group, empty, params, select
-                )
-            ]
+            return self.at_strengths(
+                texts,
+                lambda texts: [
+                    image
+                    for group, empty, params in self._prompt_groups(texts, empties, sampling_params)
+                    for image in sampling.sample_images(
+                        resolved.family, base.source, models, group, empty, params, select
+                    )
+                ],
+            )
 
     @contextmanager
     def _on_sample_base(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ from limner.graph.cache import text_cache_key
 from limner.nn import distributed
 from limner.recipe.toml import prompts
 from limner.reporter import Reporter
-from limner.run_folder import RunDir
+from limner.run_folder import SLIDER_STRENGTHS, STRENGTH, RunDir
 
 if TYPE_CHECKING:
     from limner.training.model import TrainableModel
@@ -87,10 +87,19 @@ class SamplePrompt:
     controls: tuple[ControlImage, ...] = ()
     target: Example | None = None
     """The image of the folder that it could become, where the control images are that image's."""
+    strength: int | None = None
+    """Of a slider: the strength that it is generated at."""
+
+    @property
+    def label(self) -> str:
+        """What stands beside the picture."""
+        return self.prompt if self.strength is None else f"{self.prompt}{STRENGTH}{self.strength})"
 
 
 def sample_prompts(resolved: Resolved) -> list[SamplePrompt]:
     """What is sampled: the recipe's prompts, or at most ``CAPTION_PROMPTS`` captions, or none.
+
+    Of a slider, each at every one of ``SLIDER_STRENGTHS``, from one seed.
 
     Prompts for an edit model have the control images that the recipe names, else those of the folder's
     images in turn, of images that are held out first.
@@ -102,6 +111,12 @@ def sample_prompts(resolved: Resolved) -> list[SamplePrompt]:
     if resolved.recipe.sample.every == -1:
         return []
     texts, count = prompts(resolved.recipe), resolved.spec.controls
+    if resolved.recipe.train.objective == "slider":
+        return [
+            SamplePrompt(text, strength=strength)
+            for text in texts or _captions(resolved)
+            for strength in SLIDER_STRENGTHS
+        ]
     recipe_controls = _named(resolved, len(texts))
     if not count:
         return [SamplePrompt(text) for text in texts or _captions(resolved)]
@@ -130,8 +145,8 @@ def shown_images(resolved: Resolved, item: SamplePrompt) -> tuple[Image.Image, .
 
 
 def prompts_of(resolved: Resolved) -> list[str]:
-    """The texts of :func:`sample_prompts`."""
-    return [item.prompt for item in sample_prompts(resolved)]
+    """The labels of :func:`sample_prompts`."""
+    return [item.label for item in sample_prompts(resolved)]
 
 
 def _captions(resolved: Resolved) -> list[str]:

@@ -8,8 +8,8 @@ that is drawn; a finished picture noised to that time has the same distribution 
 was trained on, is computed once, and lies in the cache.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,13 @@ from limner.graph.unit import run as run_units
 from limner.nn.layers import lora
 from limner.nn.rng import Draw, Even
 from limner.reporter import counted
+from limner.run_folder import SLIDER_STRENGTHS
 
 if TYPE_CHECKING:
     from limner.training.model import TrainableModel
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class SliderLoss:
@@ -44,6 +48,24 @@ class SliderLoss:
         self.numbers: dict[View, int] = {}
         for number, view in enumerate(self.resolved.own):
             self.numbers.setdefault(view, number)
+
+    def at_strengths(
+        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[Result]]
+    ) -> list[Result]:
+        """Something of each sample, computed with the adapters at the strength that the sample is for.
+
+        Args:
+            items: Of each prompt one for every strength, in the order of ``SLIDER_STRENGTHS``.
+            compute: Given all samples of a strength, so that the seed of a prompt is the same at each.
+        """
+        results: list[Sequence[Result]] = []
+        try:
+            for number, strength in enumerate(SLIDER_STRENGTHS):
+                self._turn(strength)
+                results.append(compute(items[number :: len(SLIDER_STRENGTHS)]))
+        finally:
+            self._turn(1.0)
+        return [result for row in zip(*results, strict=True) for result in row]
 
     def described(self) -> str:
         """What the slider leads to, in a line."""

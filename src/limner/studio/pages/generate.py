@@ -10,7 +10,7 @@ from PIL import Image
 from limner.errors import LimnerError
 from limner.jobs import Job
 from limner.recipe.toml import load, with_trigger
-from limner.run_folder import RunDir
+from limner.run_folder import STRENGTH, RunDir
 from limner.studio import loaded_base
 from limner.studio.complaints import guarded
 from limner.studio.form import Form
@@ -174,7 +174,7 @@ def generate(workspace: Workspace, target: Path, options: Sequence[str]) -> Job:
 
 def _first_prompt(run: RunDir) -> str:
     try:
-        return next(iter(run.prompts()), "")
+        return next(iter(run.prompts()), "").partition(STRENGTH)[0]
     except LimnerError:
         return ""
 
