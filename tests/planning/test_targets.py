@@ -6,7 +6,9 @@ from limner.assembly.assemble import ModelSpec
 from limner.assembly.trainable import FullFineTune, LoRA
 from limner.models.registry import family_of
 from limner.models.source import locate
-from limner.planning.targets import ranges, target_groups
+from limner.planning.profile import folded, ranges
+from limner.planning.shipped import shipped_profile
+from limner.planning.targets import target_groups
 from limner.recipe.train import Lora
 
 
@@ -15,6 +17,18 @@ from limner.recipe.train import Lora
 )
 def test_numbers_are_written_as_ranges(numbers, text):
     assert ranges(numbers) == text
+
+
+def test_layers_of_all_levels_of_a_unet_are_a_few_lines():
+    profile = shipped_profile("sdxl", "cuda")
+    assert profile is not None and len(profile.targets) > 300
+    groups = folded(profile.targets)
+    assert len(groups) < 40 and len({(group.layers, group.rank) for group in groups}) == len(groups)
+    for name in ("count", "trained"):
+        assert sum(getattr(group, name) for group in groups) == sum(getattr(g, name) for g in profile.targets)
+    assert "down_blocks.1-2.attentions.0-1.transformer_blocks.0-9.attn1.to_q" in {g.layers for g in groups}
+    flux = shipped_profile("flux-dev", "cuda")
+    assert flux is not None and folded(flux.targets) == [*flux.targets]
 
 
 @pytest.fixture

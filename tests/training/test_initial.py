@@ -86,7 +86,10 @@ def test_a_run_from_a_lora_is_resumed_exactly_and_without_it(tiny_base, photos, 
     trained(tiny_base, photos, tmp_path / "whole", train=options)
     trained(tiny_base, photos, tmp_path / "half", train=options | {"steps": 2})
     path.unlink()
-    trained(tiny_base, photos, tmp_path / "half", train=options)
+    listener = Told()
+    again = wish(tiny_base, photos, train=options | {"init": "elsewhere.safetensors"})
+    train(again, tmp_path / "half", listener)
+    assert 'is "elsewhere.safetensors", which counts at step 0 alone' in listener.text
     whole, half, other = weights(tmp_path / "whole", 4), weights(tmp_path / "half", 4), tmp_path / "other"
     assert equal(whole, half)
     metadata = [file.read(tmp_path / run / "lora.safetensors").metadata for run in ("whole", "half")]

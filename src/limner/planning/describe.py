@@ -9,6 +9,7 @@ from limner.planning.cards import PRICES
 from limner.planning.choice import Choice, budget
 from limner.planning.devices import Device
 from limner.planning.planner import PlanResult
+from limner.planning.profile import folded
 from limner.planning.time import accumulation_of, compile_seconds
 from limner.recipe.fields import label
 
@@ -120,7 +121,7 @@ def _title(result: PlanResult) -> str:
 
 def _targets(result: PlanResult) -> Iterator[str]:
     """The layers that get an adapter, those that are alike in one line."""
-    groups = result.profile.targets
+    groups = folded(result.profile.targets)
     if not groups:
         return
     width = max(len(group.layers) for group in groups)

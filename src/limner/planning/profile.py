@@ -1,7 +1,9 @@
 """What a run needs, as numbers that a plan turns into bytes and seconds. No torch; kept as JSON."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -115,6 +117,44 @@ class TargetGroup:
     rank: int
     trained: int
     """Numbers that are trained, in all of them."""
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers as people write them: ``ranges([0, 1, 2, 5]) == "0-2,5"``."""
+    runs = groupby(enumerate(sorted(numbers)), key=lambda entry: entry[1] - entry[0])
+    spans = [[number for _, number in run] for _, run in runs]
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
+
+
+def folded(groups: Iterable[TargetGroup]) -> list[TargetGroup]:
+    """Groups that differ in further numbers of their names as one, of a U-Net those of all its levels.
+
+    The numbers are those that occur in each place: not every combination of them need be there.
+    """
+    members: dict[tuple[str, str, int], list[TargetGroup]] = {}
+    for group in groups:
+        members.setdefault((group.component, INNER.sub("*", group.layers), group.rank), []).append(group)
+    result: list[TargetGroup] = []
+    for (component, form, rank), parts in members.items():
+        layers = form
+        for texts in zip(*(INNER.findall(part.layers) for part in parts), strict=True):
+            layers = layers.replace("*", ranges({number for text in texts for number in _numbers(text)}), 1)
+        counts = sum(part.count for part in parts), sum(part.trained for part in parts)
+        result.append(
+            TargetGroup(component=component, layers=layers, count=counts[0], rank=rank, trained=counts[1])
+        )
+    return result
+
+
+INNER = re.compile(r"(?<=\.)\d+(?:[-,]\d+)*(?=\.)")
+"""Numbers within the name of a layer, as ``ranges`` writes them."""
+
+
+def _numbers(text: str) -> Iterator[int]:
+    """The numbers that ``ranges`` wrote."""
+    for span in text.split(","):
+        first, _, last = span.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,11 @@
 """Which layers a recipe trains: those that are alike together, with their numbers."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from collections.abc import Iterator, Mapping
 
 from limner.assembly.assemble import ModelSpec
 from limner.nn.layers import lora
-from limner.planning.profile import TargetGroup
+from limner.planning.profile import TargetGroup, ranges
 
 NUMBER = re.compile(r"\.(\d+)(?=\.)")
 """The first number in a name: that of its block."""
@@ -46,10 +45,3 @@ def _grouped(component: str, ranks: Mapping[str, int], trained: Mapping[str, int
             rank=rank,
             trained=sum(trained[layer] for layer in layers),
         )
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers as people write them: ``ranges([0, 1, 2, 5]) == "0-2,5"``."""
-    runs = groupby(enumerate(sorted(numbers)), key=lambda entry: entry[1] - entry[0])
-    spans = [[number for _, number in run] for _, run in runs]
-    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)

@@ -359,7 +359,10 @@ def _drift(facts: dict[str, Any], recipe: Recipe) -> str:
         return ""
     before, now = {**shaping(Recipe()), **before}, shaping(recipe)
     differences = [key for key, value in now.items() if before[key] != value]
-    return "; ".join(f"{key} was {shown(before[key])}, is {shown(now[key])}" for key in differences)
+    notes = {"train.init": ", which counts at step 0 alone"}
+    return "; ".join(
+        f"{key} was {shown(before[key])}, is {shown(now[key])}{notes.get(key, '')}" for key in differences
+    )
 
 
 def _difference_text(before: dict[str, Any], now: dict[str, Any]) -> str:
