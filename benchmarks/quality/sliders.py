@@ -29,8 +29,9 @@ STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 SLIDERS = {
     "red ... blue": ("red [neutral]", "blue [neutral]"),
     "outline": ("[neutral], outline drawing", "[neutral]"),
+    "outline ... silhouette": ("[neutral], outline drawing", "[neutral], silhouette"),
 }
-"""Name -> positive and negative prompt."""
+"""Name -> positive and negative prompt. The negative one of the second is the neutral prompt itself."""
 NEW_SEEDS = 10**6
 
 
@@ -104,7 +105,7 @@ def main() -> None:
             if len(seeds) > seed:
                 continue
             recipe = recipe_for(*ends, options.steps, seed)
-            lora = train(recipe, options.out / f"{name.split()[0]}-{seed}", reporter).lora
+            lora = train(recipe, options.out / f"{name.replace(' ... ', '-')}-{seed}", reporter).lora
             assert lora is not None
             seeds.append(measured(ends, lora, judge, options.nouns, seed))
             outcome.save("sliders", {"steps": options.steps, "nouns": options.nouns, "sliders": results})
