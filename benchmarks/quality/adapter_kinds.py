@@ -46,6 +46,9 @@ def sizes(kind: str) -> Iterator[Changes]:
     if kind == "lokr":
         for factor in (2, 3, 4, 6, 8, 12, 16):
             yield {"kind": kind, "factor": factor, "full_matrix": True}
+        for factor in (2, 4):
+            for rank in range(8, 4 * RANK, 4):
+                yield {"kind": kind, "factor": factor, "rank": rank}
     for rank in range(1, 3 * RANK):
         yield {"kind": kind, "rank": rank}
 
