@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +51,23 @@ def test_the_base_does_not_know_the_trigger() -> None:
 
 
 @pytest.fixture
-def few_nouns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve of the nouns that are asked for, as most of the demo's time is sampling."""
+def ask_few(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """So many of the nouns are asked for, and no more grounds than are shown: sampling takes the time."""
     every_noun = demo.test_nouns
-    monkeypatch.setattr(demo, "test_nouns", lambda judge: every_noun(judge)[:12])
+
+    def few(nouns: int) -> None:
+        monkeypatch.setattr(demo, "test_nouns", lambda judge: every_noun(judge)[:nouns])
+        monkeypatch.setattr(demo, "GROUNDS", demo.GROUNDS[: demo.SHEET_IMAGES])
+
+    return few
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_nouns")
-def test_a_style_is_learned_of_nouns_that_were_not_shown(tmp_path: Path) -> None:
+def test_a_style_is_learned_of_nouns_that_were_not_shown(
+    tmp_path: Path, ask_few: Callable[[int], None]
+) -> None:
     """One lesson whole; the other, and three seeds of both, are in ``benchmarks/quality/demo_quality.py``."""
+    ask_few(12)
     lesson = demo.style_lesson()
     style, _ = demo.teach(lesson, demo.recipe_for(lesson), tmp_path / "style", Judge.load(), Reporter())
     assert style["before"] <= 0.1
@@ -71,10 +79,11 @@ def test_a_style_is_learned_of_nouns_that_were_not_shown(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_nouns")
 def test_the_demo_leaves_its_pages_and_a_lora_made_in_one_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask_few: Callable[[int], None]
 ) -> None:
+    ask_few(8)
+
     def short(lesson: demo.DemoRun) -> Recipe:
         recipe = recipe_for(lesson)
         few = {"prior.prompts": recipe.prior.prompts[:2]}  # nothing is learned, so nothing is kept by them
