@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from rich.console import Console
 
-from limner.cli.show import JsonLines, Terminal, failure, result, shown, while_open
+from limner.cli.show import ERROR_FILE, JsonLines, Terminal, failure, result, shown, while_open
 from limner.events import Message, ProgressMade, Saved
 from limner.reporter import PlainText, Reporter
 
@@ -28,6 +28,21 @@ CONTROLS = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0)]))
 
 def controls(text):
     return [c for c in text.replace("\n", "") if unicodedata.category(c) == "Cc"]
+
+
+def test_of_several_processes_the_first_speaks_and_the_launcher_is_told_of_the_others(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("RANK", "1")
+    failure("Stopped", "Stopped at step 9.", as_json=False)
+    assert "Stopped at step 9." in capsys.readouterr().err, "no launcher would say it"
+    for rank, lines in (("1", ""), ("0", "limner: error: Stopped at step 9.\n")):
+        path = tmp_path / f"{rank}.json"
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv(ERROR_FILE, str(path))
+        failure("Stopped", "Stopped at step 9.", as_json=False)
+        assert capsys.readouterr().err == lines
+        assert json.loads(path.read_text())["message"]["message"] == "Stopped at step 9."
 
 
 def test_neither_results_nor_failures_let_a_terminal_obey_what_they_name(capsys):

@@ -178,10 +178,14 @@ def result(value: Any, lines: list[str], *, as_json: bool) -> None:
 
 
 def failure(kind: str, message: str, *, as_json: bool) -> None:
-    """Tell an error: one line on stderr, and on stdout its JSON object when that was asked for."""
+    """Tell an error: one line on stderr, and on stdout its JSON object when that was asked for.
+
+    Of several processes that a launcher started only the first speaks; it says why another one failed.
+    """
     line = printable(" ".join(message.splitlines()))
-    with suppress(OSError):  # its terminal may be gone
-        sys.stderr.write(f"limner: error: {line}\n")
+    if leads() or not os.environ.get(ERROR_FILE):
+        with suppress(OSError):  # its terminal may be gone
+            sys.stderr.write(f"limner: error: {line}\n")
     _record_failure(kind, line)
     if as_json:
         result({"error": {"kind": kind, "message": line}}, [], as_json=True)

@@ -166,9 +166,8 @@ def _setup(request: TaskRequest) -> str:
 def _run(machine: MachinePlan) -> str:
     """Train; the same command goes on from the newest whole checkpoint, where the run folder has one."""
     count = machine.gpus.count
-    launcher = f"{HOME}/venv/bin/torchrun --standalone --nproc-per-node {count} -m limner"
-    command = f"{HOME}/venv/bin/limner" if count == 1 else launcher
-    return f"set -e\n{command} train {RECIPE} --out {RUN}\n"
+    processes = f" --processes {count}" if count > 1 else ""
+    return f"set -e\n{HOME}/venv/bin/limner train {RECIPE} --out {RUN}{processes}\n"
 
 
 def described(machine: MachinePlan, *, spot: bool) -> list[str]:
