@@ -15,6 +15,7 @@ from limner.events import Done, Message, PlanMade, ProgressMade, Saved, StepDone
 from limner.recipe import Recipe, toml
 from limner.run_folder import RunDir
 from small import equal, losses, weights
+from waiting import LONGEST
 
 TINY = {
     "data.resolution": None,
@@ -196,10 +197,10 @@ def test_one_thread_plans_while_another_trains_and_neither_notices(run, tiny_bas
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert started.wait(300)
+    assert started.wait(LONGEST)
     for rank in range(3, 6):  # profiles that no run has made before: each is traced
         plans.append(limner.plan(photos, **{**keys, "settings": {**TINY, "lora.rank": rank}}))
-    thread.join(300)
+    thread.join(LONGEST)
     assert [type(end) for end in ends] == [Done], ends
     assert equal(weights(Path("beside"), 12), weights(alone.path, 12))
     assert [row[:2] for row in losses(Path("beside"))] == [row[:2] for row in losses(alone.path)]

@@ -35,6 +35,7 @@ from limner.status import Requests, read_status
 from limner.training.interrupt import Interrupt
 from messages import raises
 from small import equal, losses, weights, wish
+from waiting import LONGEST
 
 SHOWN = {"sample": {"every": 2, "prompts": ["zorb"], "steps": 1}}
 
@@ -190,9 +191,9 @@ def test_in_a_thread_a_run_is_stopped_without_signals(tiny_base, photos, tmp_pat
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert stepped.wait(300)
+    assert stepped.wait(LONGEST)
     wanted.set()
-    thread.join(300)
+    thread.join(LONGEST)
     assert [type(end) for end in ends] == [Stopped]
     assert RunDir(tmp_path / "run").checkpoints()
 
@@ -318,7 +319,7 @@ def test_a_closed_terminal_saves_and_ends_a_run(tiny_base, photos, tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGHUP)  # as the shell does; then the terminal goes
-    assert process.wait(600) == 1
+    assert process.wait(LONGEST) == 1
     (step, _), *_ = run.checkpoints()
     assert step > 2 and run.step_lora_path(step).is_file()
     status = read_status(run.path)

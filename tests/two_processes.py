@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from limner.recipe import Recipe, toml
+from waiting import LONGEST
 
 UNEQUAL = Path(__file__).with_name("unequal_devices.py")
 
@@ -25,5 +26,7 @@ def train_in(count: int, recipe: Recipe, run: Path, *, unequal: bool = False) ->
         "--rdzv-endpoint=localhost:0", *program, "train", str(path), "--out", str(run),
     ]  # fmt: skip
     environment = {**os.environ, "LIMNER_CACHE": str(run.with_name("fresh")), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -4,8 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+LONGEST = 3600.0
+"""Seconds after which something hangs for good: a machine loaded tenfold takes 600 for what takes 60."""
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+
+def until(condition: Callable[[], Any], seconds: float = LONGEST) -> Any:
     """Wait for something to become true; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):

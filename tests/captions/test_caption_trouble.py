@@ -14,6 +14,7 @@ from limner.errors import BadProvider
 from messages import raises
 from scribe import KEY, Raw, Say, Status, answers, captions, serving
 from small import Told
+from waiting import LONGEST
 from writing import GOOD, LONG, PROTOCOLS, WISH, options, rows, write
 
 # what is not taken for a caption ---------------------------------------------------------------------------
@@ -153,7 +154,7 @@ def test_a_limit_holds_for_all_threads(pets):
     def script(asked, number):
         if number == 0:
             return Status(429, "slow down", {"retry-after": "0.5"})
-        assert number != 1 or told.wait(60)
+        assert number != 1 or told.wait(LONGEST)
         return captions(GOOD)
 
     def rest(seconds):

@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from limner.cli import main
+from waiting import LONGEST
 
 OPTIONS = ("--base", "base", "--resolution", "32", "--rank", "2", "--steps", "4", "--sample-every", "-1")
 
@@ -62,7 +63,7 @@ def typed(folder: Path, *arguments: str, environment: dict[str, str] | None = No
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=LONGEST,
     )
 
 
@@ -297,7 +298,7 @@ def test_another_training_holds_the_folder_and_sigterm_saves_it(here, limner, mo
         text=True,
     )
     metrics = here / "new" / "metrics.jsonl"
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + LONGEST
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
@@ -305,7 +306,7 @@ def test_another_training_holds_the_folder_and_sigterm_saves_it(here, limner, mo
     assert done.status == 1
     assert f"new is in use: process {first.pid} on " in done.err and "--out" in done.err
     first.send_signal(signal.SIGTERM)
-    out, err = first.communicate(timeout=600)
+    out, err = first.communicate(timeout=LONGEST)
     assert (first.returncode, out) == (1, "")
     stopped = re.search(
         r"Stopped at step (\d+) of 100000; saved\. Go on with: limner train new$", err.strip()

@@ -17,15 +17,15 @@ def test_a_training_that_is_stopped_saves_and_goes_on_as_another_job(photos, tmp
         status = read_status(run.path)
         return status and status.step
 
-    until(step, 300)
+    until(step)
     assert jobs.get(1).state == "running"
     jobs.stop(1)
-    job = until(lambda: (job := jobs.get(1)).has_ended and job, 120)
+    job = until(lambda: (job := jobs.get(1)).has_ended and job)
     newest = run.checkpoints()[0][0]
     assert (job.state, job.exit_code) == ("stopped", 1) and 0 < newest < 5000
     assert job.line.startswith(f"Stopped at step {newest} of 5000; saved.")
     jobs.add([*command, "--steps", str(newest + 3)], run=run.path)
-    job = until(lambda: (job := jobs.get(2)).has_ended and job, 300)
+    job = until(lambda: (job := jobs.get(2)).has_ended and job)
     result = job.result()
     assert job.state == "done" and result is not None and result["steps"] == newest + 3, job.line
     steps = [row["step"] for row in run.metrics() if "loss" in row]

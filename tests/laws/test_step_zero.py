@@ -21,6 +21,7 @@ from limner.training.cache import fill_cache
 from limner.training.export import export
 from limner.training.model import TrainableModel
 from small import Told, wish
+from waiting import LONGEST
 
 HARMLESS = "No LoRA keys associated to CLIPTextModel found"
 """diffusers says so of every LoRA without a text encoder, its own examples' included."""
@@ -108,7 +109,7 @@ def by_stock(base: Path, lora: Path, one: TrainableModel, folder: Path) -> dict[
     options = resolved.family.pipeline_kwargs(resolved.source, SamplingParams(width=32, height=32, steps=2))
     wished = {"seed": 0, "prompt": "zorb", "options": options}
     command = [sys.executable, "-c", STOCK, str(base), str(lora), str(folder), json.dumps(wished)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     return said | {name: load_file(folder / f"{name}.safetensors") for name in ("pred", "used")}

@@ -11,6 +11,7 @@ from torch import nn
 from limner.errors import ProcessLost
 from limner.nn import distributed
 from messages import raises
+from waiting import LONGEST
 
 HASHES = [hashlib.sha256(bytes([n])).hexdigest() for n in range(64)]
 
@@ -76,7 +77,7 @@ def test_two_processes_sum_what_they_have(tmp_path: Path):
     commands = [[sys.executable, "-c", WORK, str(rank), str(tmp_path / "meet")] for rank in range(2)]
     started = [subprocess.Popen(each, stderr=subprocess.PIPE, text=True) for each in commands]
     for each in started:
-        _, told = each.communicate(timeout=600)
+        _, told = each.communicate(timeout=LONGEST)
         assert each.returncode == 0, told
 
 

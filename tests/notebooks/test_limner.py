@@ -15,6 +15,7 @@ import limner
 import notebook
 from limner.lora import file
 from scribe import KEY, answers, captions, serving
+from waiting import LONGEST
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = {
@@ -96,7 +97,7 @@ def test_it_runs_to_its_end_on_the_embedded_base(tmp_path, monkeypatch):
     with_values(parameters, VALUES)
     work = tmp_path / "work"
     work.mkdir()
-    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(work)}}).execute()
+    nbclient.NotebookClient(book, timeout=int(LONGEST), resources={"metadata": {"path": str(work)}}).execute()
     told = json.dumps([cell.get("outputs", []) for cell in book.cells])
     for words in ("20 files in images", "Fits", "glyph is here", "step 2", 'class=\\"limner'):
         assert words in told

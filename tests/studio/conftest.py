@@ -8,6 +8,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from limner.studio.workspace import ENVIRONMENT, Workspace
+from waiting import LONGEST
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def draw(workspace: Workspace) -> Callable[..., AppTest]:
 
     def drawn(name: str, **parameters: str) -> AppTest:
         script = f"from limner.studio.app import draw_alone\ndraw_alone({name!r})\n"
-        app = AppTest.from_string(script, default_timeout=120)
+        app = AppTest.from_string(script, default_timeout=LONGEST)
         for key, value in parameters.items():
             app.query_params[key] = value
         app.run()

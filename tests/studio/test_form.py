@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from limner.studio.workspace import Workspace
+from waiting import LONGEST
 
 SCRIPT = """
 import streamlit as st
@@ -35,7 +36,7 @@ ENTRIES = ["new", "two\nlines", 7, 2.5, -1.5, False, True, "b", "y", [3, 1], 0]
 
 
 def tab() -> AppTest:
-    return AppTest.from_string(SCRIPT, default_timeout=60).run()
+    return AppTest.from_string(SCRIPT, default_timeout=LONGEST).run()
 
 
 def enter(app: AppTest, entries: list[Any]) -> None:

@@ -2,6 +2,8 @@
 
 from streamlit.testing.v1 import AppTest
 
+from waiting import LONGEST
+
 
 def test_a_parameter_is_read_and_a_link_is_drawn_without_the_other_pages() -> None:
     script = (
@@ -10,7 +12,7 @@ def test_a_parameter_is_read_and_a_link_is_drawn_without_the_other_pages() -> No
         "st.text(parameter('run') + '|' + parameter('none'))\n"
         "link('home', 'Back')\n"
     )
-    app = AppTest.from_string(script, default_timeout=120)
+    app = AppTest.from_string(script, default_timeout=LONGEST)
     app.query_params["run"] = "cat"
     app.run()
     assert app.text[0].value == "cat|" and app.markdown[0].value == "Back"

@@ -26,6 +26,7 @@ from limner.training.encode import survey
 from limner.training.samples import prompts_of
 from messages import raises
 from small import Told, equal, wish
+from waiting import LONGEST
 
 OWN = {"validation_count": 0}
 
@@ -290,7 +291,9 @@ def test_two_processes_fill_one_cache(recipe, tmp_path):
         "--rdzv-endpoint=localhost:0", "-m", "limner", "cache", str(path), "--out", str(tmp_path / "two"),
     ]  # fmt: skip
     environment = {**os.environ, "LIMNER_CACHE": str(tmp_path / "fresh"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     made = values((tmp_path / "fresh").rglob("*.safetensors"))
     assert made == values(entries(recipe))

@@ -19,6 +19,7 @@ from limner.training.cache import all_rows
 from limner.training.encode import fill, survey
 from limner.training.encoders import ROOM, THREADS, BackgroundPool, opened, uncached, whole
 from small import Told, equal, wish
+from waiting import LONGEST
 
 WORDS = ("a cat", "many words, " * 9)
 
@@ -168,7 +169,7 @@ def test_after_an_error_what_has_not_begun_is_dropped():
     done, dropped = [], threading.Event()
 
     def slow(item: int) -> None:
-        dropped.wait(60)
+        dropped.wait(LONGEST)
         done.append(item)
 
     with pytest.raises(KeyboardInterrupt), BackgroundPool(lambda _: None) as beside:

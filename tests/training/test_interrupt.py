@@ -7,6 +7,7 @@ from limner.errors import Stopped
 from limner.training import interrupt
 from limner.training.interrupt import HANGUPS, SIGNALS, Interrupt, closing_console, polite
 from messages import raises
+from waiting import LONGEST
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +143,9 @@ def test_a_closing_console_is_held_up_until_the_work_is_left(event):
     called = threading.Event()
     with closing_console(lambda: (calls.append(event), called.set()), window):
         thread = window.send(event)
-        assert called.wait(60)
+        assert called.wait(LONGEST)
         assert thread.is_alive() and not window.answers
-    thread.join(60)
+    thread.join(LONGEST)
     assert (calls, window.answers, window.handlers) == ([event], [True], [])
 
 
@@ -152,7 +153,7 @@ def test_a_closing_console_is_held_up_until_the_work_is_left(event):
 def test_ctrl_c_and_ctrl_break_are_left_to_signals(event):
     window, calls = Window(), []
     with closing_console(lambda: calls.append(1), window):
-        window.send(event).join(60)
+        window.send(event).join(LONGEST)
     assert (calls, window.answers) == ([], [False])
 
 
@@ -176,5 +177,5 @@ def test_a_run_hears_of_its_console_between_two_steps(monkeypatch):
         assert thread.is_alive()
         saved.append("checkpoint")
         raise Stopped("Saved.")
-    thread.join(60)
+    thread.join(LONGEST)
     assert (saved, window.answers) == (["checkpoint"], [True])

@@ -23,6 +23,7 @@ from limner.training.monitor import (
     overflow_lines,
     peak,
 )
+from waiting import LONGEST
 
 GB = 10**9
 
@@ -145,7 +146,7 @@ def test_a_second_run_waits_and_says_for_whom(holder, tmp_path):
         thread.join(0.01)
     assert not inside.wait(0.2)
     holder.stdin.close()
-    thread.join(120)
+    thread.join(LONGEST)
     assert inside.is_set()
     assert heard[0].text == (
         f"cpu is in use by process {holder.pid}, run {tmp_path / 'first'}. Waiting for it; "

@@ -16,6 +16,7 @@ from limner.nn.loop import Average, Fit, fit
 from limner.nn.memory.offload import Offload, cast_once, halve, in_fp32, require_kernels
 from limner.nn.optim import optimizer
 from messages import raises
+from waiting import LONGEST
 
 CPU = torch.device("cpu")
 
@@ -146,7 +147,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path):
     commands = [[sys.executable, "-c", WORK, str(rank), *given] for rank in range(2)]
     started = [subprocess.Popen(each, stderr=subprocess.PIPE, text=True) for each in commands]
     for each in started:
-        _, told = each.communicate(timeout=600)
+        _, told = each.communicate(timeout=LONGEST)
         assert each.returncode == 0, told
 
 
