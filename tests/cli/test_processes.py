@@ -5,11 +5,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from limner.bases.demo_sets import folder
+from limner.cli import show
 from limner.cli.processes import (
     PARENT,
     environment,
@@ -77,6 +79,22 @@ def test_what_the_first_process_said_is_not_said_again(children, capfd):
     same = "wait(0.4 if rank == '0' else 0.1)\nfail('No base.', 2)"
     assert children(same)[0] == 2
     assert capfd.readouterr().err == ""
+
+
+def test_a_lost_process_is_told_once_by_who_knows_which_it_was(children, capfd):
+    script = """
+from limner.cli.show import failure
+if rank == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+wait(0.3)
+failure("ProcessLost", "Another process of this run has ended.", as_json=False)
+sys.exit(1)
+"""
+    real = Path(show.__file__).parents[1]
+    (children.home / "__init__.py").write_text(f"__path__.append({str(real)!r})")
+    assert children(script)[0] == 128 + signal.SIGKILL
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("limner: error: Process 1 of the run failed first: It ended without a word")
 
 
 def test_one_that_does_not_end_is_ended(children, capfd):

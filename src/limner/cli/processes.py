@@ -19,12 +19,10 @@ from pathlib import Path
 
 import psutil
 
-from limner.cli.show import ERROR_FILE, leads
+from limner.cli.show import ERROR_FILE, PARENT, leads
 from limner.errors import BadUsage
 from limner.reporter import counted, printable
 
-PARENT = "LIMNER_PARENT"
-"""Environment variable with the process that started this one, and when that began."""
 GRACE = 30.0
 """Seconds that the others have to end by themselves when one has failed, as ``torchrun`` gives them."""
 PATIENCE = 1.0
@@ -216,14 +214,20 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> int | N
 
 def _tell(rank: int, files: Sequence[Path]) -> None:
     """Say why the first of them failed, where that is not what the first process has said already."""
-    texts = [_message(path) for path in files]
-    if rank and (texts[rank] != texts[0] or not texts[rank]) and leads():
-        text = texts[rank] or "It ended without a word; a signal may have ended it."
+    errors = [_error(path) for path in files]
+    (kind, text), is_said = errors[rank], rank == 0 or errors[rank] == errors[0] != ("", "")
+    if (not is_said or kind == "ProcessLost") and leads():
+        text = text or (
+            "It ended without a word; a signal may have ended it. The same command goes on from the newest "
+            "checkpoint."
+        )
         sys.stderr.write(f"limner: error: Process {rank} of the run failed first: {printable(text)}\n")
 
 
-def _message(path: Path) -> str:
+def _error(path: Path) -> tuple[str, str]:
+    """The kind and the line of the error that a process has written; two empty ones where it has not."""
     try:
-        return str(json.loads(path.read_bytes())["message"]["message"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
+        message = json.loads(path.read_bytes())["message"]
+        return str(message.get("error", "")), str(message["message"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return "", ""

@@ -24,6 +24,8 @@ from limner.reporter import PlainText, printable
 
 SILENT = "LIMNER_SILENT"
 """Environment variable of a process in the background: its events are in train.log, and nobody watches."""
+PARENT = "LIMNER_PARENT"
+"""Environment variable with the process that started this one by ``--processes``, and when that began."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable of launchers: where a process writes why it failed, in the form of torch's own."""
 
@@ -180,10 +182,12 @@ def result(value: Any, lines: list[str], *, as_json: bool) -> None:
 def failure(kind: str, message: str, *, as_json: bool) -> None:
     """Tell an error: one line on stderr, and on stdout its JSON object when that was asked for.
 
-    Of several processes that a launcher started only the first speaks; it says why another one failed.
+    Of several processes that a launcher started only the first speaks; it says why another one failed. That
+    one is lost ``--processes`` says, which knows which.
     """
     line = printable(" ".join(message.splitlines()))
-    if leads() or not os.environ.get(ERROR_FILE):
+    speaks = leads() and not (kind == "ProcessLost" and os.environ.get(PARENT))
+    if speaks or not os.environ.get(ERROR_FILE):
         with suppress(OSError):  # its terminal may be gone
             sys.stderr.write(f"limner: error: {line}\n")
     _record_failure(kind, line)
