@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from limner.studio.alternatives import card_names, card_options, changes_of
+from limner.studio.alternatives import card_names, card_options, changes_of, hint
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,26 @@ from limner.studio.alternatives import card_names, card_options, changes_of
         ("weights nf4", {"change": -0.2}, {"limits.weights_precision": "4bit"}, ""),
         ("weights nf4", {"change": 0.2}, {}, ""),
         ("no block swap", {"change": -0.2}, {}, ""),
+        ("no block swap", {"change": -0.2, "fits": False, "reserved_bytes": 15 * 2**30}, {}, "24 GB"),
+        ("no block swap", {"change": -0.2, "fits": False, "reserved_bytes": 90 * 2**30}, {}, ""),
     ],
 )
 def test_a_proposal_means_a_change(
     text: str, row: dict[str, Any], changes: dict[str, Any], card: str
 ) -> None:
     assert changes_of(text, row) == (changes, card)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("weights nf4", '("4bit")'),
+        ("weights int8", '("8bit")'),
+        ("no torch.compile", "by itself where that is faster"),
+    ],
+)
+def test_where_no_key_says_it_the_page_says_what_to_do(text: str, words: str) -> None:
+    assert words in hint(text)
 
 
 def test_a_device_is_told_as_the_verb_knows_it() -> None:

@@ -10,6 +10,8 @@ from limner.recipe import Recipe, aliases
 THIS_MACHINE = "this machine"
 SIZES = (8, 12, 16, 24, 32, 48, 80)
 """GB of cards that are offered without a name."""
+HELD = 0.9
+"""Share of a card that a run may hold, beside a desktop."""
 GIGABYTES = re.compile(r"(\d+) GB")
 OPTION = re.compile(r"--([a-z-]+) (-?[\w.]+)")
 """An option of the command line in what the planner proposes."""
@@ -36,7 +38,8 @@ def card_options(card: str) -> list[str]:
 def changes_of(text: str, row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """(changes of the recipe by dotted path, the card to plan for instead) that a proposal means.
 
-    Both are empty where no key says so: the plan takes by itself what is fastest.
+    Both are empty where no key says so: see :func:`hint`. What does not fit is planned for a card that has
+    the memory.
 
     Args:
         text: In the planner's words: "--resolution 512", "weights nf4", "a card of 16 GB".
@@ -55,4 +58,25 @@ def changes_of(text: str, row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     is_chosen = WEIGHTS.get(kind) == "16bit" or row.get("change", 0) < 0  # of others the plan takes the finer
     if text != kind and kind in WEIGHTS and is_chosen:
         return {"limits.weights_precision": WEIGHTS[kind]}, ""
-    return {}, ""
+    return {}, _card_for(row)
+
+
+def hint(text: str) -> str:
+    """What to do about an alternative that no key of a recipe asks for."""
+    if text.startswith("weights "):
+        bits = WEIGHTS.get(text.removeprefix("weights "), "8bit")
+        return (
+            "No key asks for it alone: the plan takes it where limits.weights_precision allows it "
+            f'("{bits}") and limits.vram is too small for a finer one.'
+        )
+    return (
+        "No key asks for it: the plan does so by itself where that is faster and fits, as on a larger card."
+    )
+
+
+def _card_for(row: Mapping[str, Any]) -> str:
+    """The least card that holds an alternative which does not fit this one; empty for one that fits."""
+    if row.get("fits", True) or not row.get("reserved_bytes"):
+        return ""
+    size = next((size for size in SIZES if HELD * size * 2**30 >= row["reserved_bytes"]), None)
+    return f"{size} GB" if size else ""

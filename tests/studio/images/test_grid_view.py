@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from image_scenes import area, png
+from image_scenes import Queue, area, png, press, write_check
 from limner.studio.images import grid_view
+from limner.studio.images.image_set import ImageSet, SetSettings
 from limner.studio.workspace import Workspace
 from studio_scenes import words
 
@@ -73,3 +74,15 @@ def test_crops_can_be_seen_on_the_page(draw: Draw, cats: Path) -> None:
     text = words(app).replace("\\", "")
     assert "At 64 pixels: 4 of 64 x 64, 1 of 80 x 48" in text
     assert "96 x 48, 83% of it to 80 x 48" in text and not app.warning
+
+
+def test_what_the_check_can_mend_has_a_button_beside_its_picture(
+    draw: Draw, cats: Path, workspace: Workspace, queue: Queue
+) -> None:
+    write_check(workspace, cats, SetSettings())
+    (file,) = ImageSet(workspace, cats).own_file("checks", "").glob("*/check.json")
+    text = file.read_text()
+    assert "Fix into a new folder" not in [b.label for b in draw("images", images="images/cats").button]
+    file.write_text(text.replace("Leave it out.", "Remove it; --fix does."))
+    press(draw("images", images="images/cats"), "Fix into a new folder")
+    assert f"--fix={workspace.images / 'cats-fixed'}" in queue.calls[0][0]

@@ -100,3 +100,5 @@ def test_a_vote_is_kept_for_the_cell_that_the_image_was_of(draw: Draw, judged: R
 def test_a_damaged_record_is_told(draw: Draw, run: RunDir, tmp_path: Path) -> None:
     run.judge_path.write_text("{")
     assert "cannot be read" in draw("judge", run="cat").error[0].value
+    run.judge_path.write_text(json.dumps({**RECORD, "cells": [{"at": 1}]}))
+    assert "another version of Limner" in draw("judge", run="cat").error[0].value

@@ -1,13 +1,10 @@
 """What ``limner check`` says of a set, and its repairs into a new folder."""
 
-from pathlib import Path
-
 import streamlit as st
 
-from limner.errors import LimnerError
 from limner.reporter import counted
-from limner.studio.complaints import complain
-from limner.studio.images.checks import CheckResult, jobs_of, start_check
+from limner.studio.complaints import attempt
+from limner.studio.images.checks import CheckResult, jobs_of, start_check, start_fix
 from limner.studio.images.grid_view import ICONS
 from limner.studio.images.image_set import ImageSet, SetSettings
 from limner.studio.images.progress_view import follow
@@ -18,38 +15,41 @@ FINDINGS_SHOWN = 200
 
 def draw_check(images: ImageSet, settings: SetSettings, check: CheckResult | None) -> None:
     """Draw it."""
-    jobs = jobs_of(images, "check")
-    is_busy = follow(jobs)
+    is_busy = draw_progress(images)
     st.caption(
         "Reads everything as training would: crops, sharpness, light, copies, marks, captions. It changes "
         "nothing; a fix is a new folder, upright and RGB, without copies."
     )
     left, right, _ = st.columns([2, 2, 3])
     label = "Check again" if check else "Check"
-    if left.button(label, icon=":material/fact_check:", type="primary", disabled=is_busy, width="stretch"):
-        _start(images, settings)
-    if right.button("Fix into a new folder", icon=":material/build:", disabled=is_busy, width="stretch"):
-        _start(images, settings, copy=_free_folder(images))
-    if jobs and not is_busy:
-        _outcome(images)
+    left.button(
+        label,
+        icon=":material/fact_check:",
+        type="primary",
+        disabled=is_busy,
+        width="stretch",
+        on_click=attempt,
+        args=(start_check, images, settings),
+    )
+    right.button(
+        "Fix into a new folder",
+        icon=":material/build:",
+        disabled=is_busy,
+        width="stretch",
+        on_click=attempt,
+        args=(start_fix, images, settings),
+    )
     if check:
         _findings(check)
 
 
-def _start(images: ImageSet, settings: SetSettings, copy: Path | None = None) -> None:
-    try:
-        start_check(images, settings, copy=copy)
-    except LimnerError as error:
-        complain(error)
-    st.rerun()
-
-
-def _free_folder(images: ImageSet) -> Path:
-    """A folder beside the others that is not there yet: ``cats-fixed``, ``cats-fixed-2`` .."""
-    stem, number = f"{images.folder.name}-fixed", 1
-    while (path := images.workspace.images / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return images.workspace.inside(path)
+def draw_progress(images: ImageSet) -> bool:
+    """How far the newest check is, or how it ended; whether one is at work."""
+    jobs = jobs_of(images, "check")
+    is_busy = follow(jobs)
+    if jobs and not is_busy:
+        _outcome(images)
+    return is_busy
 
 
 def _outcome(images: ImageSet) -> None:

@@ -38,6 +38,11 @@ class CheckResult:
         return self.folder / "check.html"
 
 
+def is_fixable(row: Mapping[str, str]) -> bool:
+    """Whether ``limner check --fix`` repairs what a finding is about."""
+    return "--fix" in row["remedy"] or row["kind"] == "left-out"
+
+
 def last_check(images: ImageSet, mark: str) -> CheckResult | None:
     """What was found last; None where no check has ended."""
     home = images.own_file("checks", "")
@@ -77,6 +82,14 @@ def start_check(images: ImageSet, settings: SetSettings, *, copy: Path | None = 
     arguments += [f"--out={home / mark}", "--exit-zero", "--events"]
     title = f"Fix {images.name}" if copy else f"Check {images.name}"
     return images.workspace.jobs.add(arguments, title=title, device="cpu", cwd=images.workspace.root)
+
+
+def start_fix(images: ImageSet, settings: SetSettings) -> Job:
+    """Queue a check that writes a repaired copy into a new folder: ``cats-fixed``, ``cats-fixed-2`` .."""
+    stem, number = f"{images.folder.name}-fixed", 1
+    while (path := images.workspace.images / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return start_check(images, settings, copy=images.workspace.inside(path))
 
 
 def _newest(home: Path) -> Path | None:

@@ -10,9 +10,9 @@ import streamlit as st
 from limner.data.captions import shows
 from limner.data.images import BadImage, header
 from limner.errors import LimnerError
-from limner.studio.complaints import complain
+from limner.studio.complaints import attempt, complain
 from limner.studio.form import Form
-from limner.studio.images.checks import CheckResult
+from limner.studio.images.checks import CheckResult, is_fixable, start_fix
 from limner.studio.images.crops import Box, bucket_counts, crop_of, path_mark, with_crop
 from limner.studio.images.history import History
 from limner.studio.images.image_set import ImageSet, SetSettings
@@ -118,9 +118,19 @@ def _card(grid: Grid, file: str) -> None:
         ):
             _delete(images, file)
     _caption(grid, file)
-    for row in grid.check.of(file) if grid.check else ():
+    rows = grid.check.of(file) if grid.check else []
+    for row in rows:
         icon = ICONS.get(row["level"], ":material/notes:")
         st.markdown(f"{icon} **{plain(row['kind'])}**: {plain(row['reason'])}. {plain(row['remedy'])}")
+    if any(is_fixable(row) for row in rows):
+        st.button(
+            "Fix into a new folder",
+            icon=":material/build:",
+            key=f"fix-{images.sign}-{file}",
+            help="Writes a copy of the whole folder in which this, and all else of its kind, is repaired",
+            on_click=attempt,
+            args=(start_fix, images, grid.settings),
+        )
     companions = images.companions.get(file, ())
     if companions:
         with st.container(horizontal=True):

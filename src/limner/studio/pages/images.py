@@ -9,7 +9,7 @@ from limner.models.registry import registered_bases
 from limner.recipe.fields import ConceptType
 from limner.reporter import counted
 from limner.studio.images.caption_view import draw_captioning
-from limner.studio.images.check_view import draw_check, summary
+from limner.studio.images.check_view import draw_check, draw_progress, summary
 from limner.studio.images.checks import CheckResult, last_check
 from limner.studio.images.grid_view import draw_grid
 from limner.studio.images.image_set import ImageSet, SetSettings
@@ -53,6 +53,7 @@ def page() -> None:
     elif view == "replace":
         draw_replace(images)
     else:
+        draw_progress(images)
         draw_grid(images, settings, check)
 
 

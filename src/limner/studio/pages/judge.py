@@ -50,7 +50,21 @@ def _record(run: RunDir) -> Mapping[str, Any]:
     except LimnerError as error:
         st.error(plain(error))
         return {}
-    return record if isinstance(record, dict) else {}
+    if record is not None and not _is_readable(record):
+        st.error(
+            plain(f"{run.judge_path} was written by another version of Limner, or is damaged. Judge anew.")
+        )
+        return {}
+    return record or {}
+
+
+def _is_readable(record: Any) -> bool:
+    """Whether a record has what the page shows of it."""
+    try:
+        cells, advice = cells_of(record), record["recommendation"]
+        return bool(cells) and {"step", "strength", "reason"} <= advice.keys() and bool(record["encoder"])
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _form(workspace: Workspace, run: RunDir) -> None:

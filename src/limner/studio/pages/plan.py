@@ -17,7 +17,7 @@ from limner.recipe import Recipe, aliases, toml
 from limner.recipe.fields import ConceptType
 from limner.reporter import duration, printable
 from limner.studio import loaded_base
-from limner.studio.alternatives import THIS_MACHINE, card_names, card_options, changes_of
+from limner.studio.alternatives import THIS_MACHINE, card_names, card_options, changes_of, hint
 from limner.studio.form import Form
 from limner.studio.images.image_set import ImageSet
 from limner.studio.links import open_page, parameter
@@ -53,11 +53,11 @@ def page() -> None:
         _questions(recipe_file, recipe)
         _settings(recipe_file, recipe)
     with right:
-        _plan(recipe_file)
-        words = f"{loaded_base.ask_before_start()}Train"
+        words = f"{loaded_base.ask_before_start()}Train"  # above the plan, which grows while it is made
         if st.button(words, icon=":material/play_arrow:", type="primary", width="stretch"):
             start(workspace, recipe_file.name)
             open_page("run", run=recipe_file.name)
+        _plan(recipe_file)
 
 
 def _choice(workspace: Workspace) -> RecipeFile | None:
@@ -345,6 +345,8 @@ def _offer(file: RecipeFile, text: str, line: str, row: Mapping[str, Any]) -> No
     changes, card = changes_of(text, row)
     left, right = st.columns([4, 1], vertical_alignment="center")
     left.markdown(line)
+    if not changes and not card:
+        left.caption(hint(text))
     if changes and right.button("Take it", key=f"take-{text}"):
         _write(file, changes)
     if card and right.button("Plan for it", key=f"take-{text}"):

@@ -210,17 +210,13 @@ def _figures(run: RunDir, status: RunStatus) -> None:
         cells[1].metric("Validation loss", f"{status.validation_loss:.4f}")
     plan = _plan(run)
     if status.seconds_per_step:
-        estimate = plan.get("seconds_per_step")
-        cells[2].metric(
-            "Per step",
-            duration(status.seconds_per_step),
-            help=f"planned {duration(estimate)}" if estimate else None,
-        )
+        cells[2].metric("Per step", duration(status.seconds_per_step))
+        if estimate := plan.get("seconds_per_step"):
+            cells[2].caption(f"planned {duration(estimate)}")
     if status.bytes:
-        estimate = status.planned_bytes
-        cells[3].metric(
-            "Most memory", human(status.bytes), help=f"planned {human(estimate)}" if estimate else None
-        )
+        cells[3].metric("Most memory", human(status.bytes))
+        if status.planned_bytes:
+            cells[3].caption(f"planned {human(status.planned_bytes)}")
 
 
 def _plan(run: RunDir) -> dict[str, Any]:
