@@ -74,7 +74,7 @@ def _info(workspace: Workspace, lora: Path) -> None:
     cells[0].metric("Family", facts["family"] or "unknown")
     cells[1].metric("Written as", facts["form"])
     cells[2].metric("Size", human(facts["bytes"]))
-    cells[3].metric("Numbers", facts["dtype"])
+    cells[3].metric("dtype", facts["dtype"])
     if facts["triggers"]:
         st.markdown(f"Trigger: **{plain(', '.join(facts['triggers']))}**")
     for problem in facts["problems"]:

@@ -119,7 +119,7 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
 
 def _sampling(form: Form) -> dict[str, Any]:
     """How to sample: what is empty is the base's own."""
-    cells = [*st.columns(3), *st.columns(3)]
+    cells = [*st.columns(3), *st.columns(3, vertical_alignment="bottom")]
     sides = {"step": 16, "placeholder": "as trained"}
     return {
         "count": form.number("Images", (1, 64), 1, name="count", column=cells[0]),
