@@ -1,4 +1,5 @@
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,14 @@ def surveyed(card: str | None = "RTX 4070", names=SOME, **changes):
     return survey(recipe_of, Reporter(), card=card, names=names)
 
 
+@cache
+def on_a_usual_card():
+    """The same for all tests that only read it."""
+    return surveyed()
+
+
 def test_each_base_has_the_figures_of_its_plan(monkeypatch):
-    result = surveyed()
+    result = on_a_usual_card()
     assert [one.base.name for one in result.estimates][-1] == "glyph", "the toy is last"
     assert {one.base.name for one in result.estimates} == set(SOME)
     seconds = [one.total.seconds for one in result.estimates[:-1] if one.total]
@@ -48,7 +55,7 @@ def test_each_base_has_the_figures_of_its_plan(monkeypatch):
 
 
 def test_the_suggestion_is_the_largest_open_base_of_an_evening():
-    result = surveyed()
+    result = on_a_usual_card()
     by_name = {one.base.name: one for one in result.estimates}
     assert by_name["qwen-image"].total.seconds > EVENING > by_name["z-image"].total.seconds
     assert result.suggestion is registered_bases()["z-image"]
@@ -92,7 +99,7 @@ def test_what_no_shipped_profile_is_of_is_traced(monkeypatch):
 
 
 def test_the_table_has_a_row_per_base_and_says_what_to_begin_with():
-    result = surveyed()
+    result = on_a_usual_card()
     lines = survey_lines(result, Path("photos"))
     assert lines[0] == "Bases on a 12 GB RTX 4070, 10 images assumed:"
     assert lines[2].split() == " ".join(HEAD).split()
@@ -125,7 +132,7 @@ def test_a_base_that_cannot_do_it_is_left_out_with_the_reason(monkeypatch):
 
 
 def test_the_table_is_plain_json():
-    values = json.loads(json.dumps([one.plain() for one in surveyed().estimates]))
+    values = json.loads(json.dumps([one.plain() for one in on_a_usual_card().estimates]))
     assert all(value["fits"] for value in values)
     assert {value["base"]: value["gated"] for value in values}["flux-dev"]
     for value in values:
