@@ -33,7 +33,7 @@ def refuse_distillation(recipe: "Recipe") -> None:
     if distill.prompts and distill.steps > distill.teacher_steps:
         raise BadRecipe(
             f"distill.steps is {distill.steps} and distill.teacher_steps {distill.teacher_steps}: the "
-            "student would take more steps than its teacher. Set distill.steps = 4, or more teacher_steps."
+            "student would take more steps than its teacher. Raise the second, or lower the first."
         )
     if isinstance(data.resolution, tuple):
         raise BadRecipe(
