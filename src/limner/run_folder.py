@@ -24,6 +24,8 @@ CHECKPOINT_ENTRY = "limner.checkpoint"
 SAMPLES = re.compile(r"step-(\d{6,})")
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 """Endings of files that other tools save checkpoints in, and that are never opened here."""
+SHOWN_IMAGES = 120
+"""Training images that a report shows; of the others it has the names."""
 LARGEST = 1e300
 """Of any number in the metrics; JSON has integers without end, which no computation takes."""
 

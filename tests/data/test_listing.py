@@ -5,7 +5,8 @@ import hypothesis.strategies as st
 import pytest
 from PIL import Image
 
-from limner.data.listing import image_sizes, listed, printable
+from limner.data.file_index import image_sizes
+from limner.data.listing import listed, printable
 from limner.errors import BadData
 from messages import raises
 

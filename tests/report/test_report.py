@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from limner.report.pages import script
-from limner.report.report import IMAGES, write_report
+from limner.report.report import write_report
 from limner.report.samples import COLUMNS
-from limner.run_folder import RunDir
+from limner.run_folder import SHOWN_IMAGES, RunDir
 
 EVIL = """</title></script><script>alert(1)</script><img src=x onerror="alert(2)">'"&{{ title }}{% raw %}"""
 RECIPE = """
@@ -290,9 +290,9 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(whole):
     start = time.process_time()
     page = seen(whole)
     assert time.process_time() - start < 8
-    assert page.tags.count("img") <= COLUMNS * 2 + IMAGES
+    assert page.tags.count("img") <= COLUMNS * 2 + SHOWN_IMAGES
     assert "25 more sampled steps not shown" in page.text
-    assert f"{400 - IMAGES} more" in page.text
+    assert f"{400 - SHOWN_IMAGES} more" in page.text
 
 
 def test_runs_of_unequal_lengths_end_side_by_side_and_leave_no_blank_cells(run):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from limner.assembly.resolve import cache_root, resolve
 from limner.errors import BadCache, DiskFull, RunBusy, Stopped
 from limner.files import human
+from limner.graph import cache as graph_cache
 from limner.graph.cache import Cache, digest
 from limner.graph.contents import contents, prune
 from limner.recipe import toml
@@ -152,6 +153,24 @@ def test_damaged_entries_are_computed_again_and_said(recipe, tmp_path):
     report = cache(recipe, tmp_path / "run", told)
     assert (report.computed, report.reused) == (5, 15)
     assert told.text.count("Cache: computed again: Cache entry") == 4
+    assert values(entries(recipe)) == good
+
+
+def test_a_large_cache_is_read_once_and_what_is_damaged_then_is_computed_again(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_cache, "MIN_ENTRIES", 10)
+    cache(recipe, tmp_path / "run", Told())
+    good, read = values(entries(recipe)), []
+    damage = Cache.damage
+    monkeypatch.setattr(Cache, "damage", lambda store, key: read.append(key) or damage(store, key))
+    assert cache(recipe, tmp_path / "run", Told()).computed == 0
+    assert not read
+    for path, how in zip(entries(recipe)[::5], ("cut", "flip", "empty", "gone"), strict=True):
+        raw = damaged(path.read_bytes(), how)
+        path.unlink() if raw is None else path.write_bytes(raw)
+    told = Told()
+    report = cache(recipe, tmp_path / "run", told)
+    assert (report.computed, report.reused, len(read)) == (4, 16, 3)
+    assert told.text.count("Cache: computed again: Cache entry") == 3
     assert values(entries(recipe)) == good
 
 

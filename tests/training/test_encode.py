@@ -39,7 +39,7 @@ def test_every_address_is_known_before_anything_is_loaded(resolved, tmp_path, mo
         "tokenize": captions, "tokenize_2": captions, "encode_clip": captions, "encode_t5": captions,
         "encode_image": 12,
     }  # fmt: skip
-    assert work.count == 12 + 2 * captions and not work.present
+    assert len(work.missing_keys) == 12 + 2 * captions and not work.present
 
 
 @pytest.mark.parametrize("lora", [{}, PARTLY], ids=["denoiser", "partly-trained-encoders"])
@@ -51,11 +51,15 @@ def test_what_is_stored_is_what_is_computed_straight(tiny_base, photos, tmp_path
     work = survey(resolved, cache, rows)
     written = fill(resolved, cache, rows, work, told)
     assert written == sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
-    assert told.counts["Caching"] == [work.count, work.count]
+    assert told.counts["Caching"] == [len(work.missing_keys), len(work.missing_keys)]
     for row, places, straight in zip(rows, work.table, uncached(resolved, rows), strict=True):
         assert equal(straight, {name: cache.read(places[name])[name] for name in row.outputs})
     again = survey(resolved, cache, rows)
-    assert again.count == 0 and len(again.present) == work.count and not any(again.missing.values())
+    assert (
+        not again.missing_keys
+        and len(again.present) == len(work.missing_keys)
+        and not any(again.missing.values())
+    )
 
 
 def test_the_bytes_are_known_beforehand(resolved, tmp_path):
@@ -63,7 +67,7 @@ def test_the_bytes_are_known_beforehand(resolved, tmp_path):
     work = survey(resolved, cache, rows)
     wanted = bytes_needed(resolved, rows, work)
     written = fill(resolved, cache, rows, work, Told())
-    assert written <= wanted <= written + 512 * work.count
+    assert written <= wanted <= written + 512 * len(work.missing_keys)
     assert bytes_needed(resolved, rows, survey(resolved, cache, rows)) == 0
 
 
@@ -137,10 +141,10 @@ def test_shares_of_processes_cover_everything_whatever_the_others_have_done(reso
         share = survey(resolved, cache, rows)
         monkeypatch.setattr(distributed, "any_rank", bool)
         fill(resolved, cache, rows, share, Told())
-        computed.append(share.count)
-    assert sum(computed) == whole.count and min(computed) > 0
-    assert survey(resolved, cache, rows).count == 0
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == whole.count
+        computed.append(len(share.missing_keys))
+    assert sum(computed) == len(whole.missing_keys) and min(computed) > 0
+    assert not survey(resolved, cache, rows).missing_keys
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == len(whole.missing_keys)
 
 
 def test_intermediate_values_are_reused_when_they_are_there(tiny_base, photos, tmp_path):
@@ -193,13 +197,16 @@ def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, m
     work, told = survey(tiled, cache, rows), Told()
     long = {number for number, row in enumerate(rows) if max(row.shape, default=0) > 64}
     assert 0 < len(long) < len(rows)
-    assert {number for _, number in work.missing["encode_image"]} <= long and work.count
+    assert {number for _, number in work.missing["encode_image"]} <= long and len(work.missing_keys)
     for number, (one, other) in enumerate(zip(plain.table, work.table, strict=True)):
         assert {name for name in one if one[name] != other[name]} == (
             {"latent_mean", "latent_logvar"} if number in long else set()
         )
     fill(tiled, cache, rows, work, told)
-    assert f"{work.count} of {work.count} images are encoded in tiles of 64 pixels." in told.lines
+    assert (
+        f"{len(work.missing_keys)} of {len(work.missing_keys)} images are encoded in tiles of 64 pixels."
+        in told.lines
+    )
     for number, straight in enumerate(uncached(tiled, rows)):
         stored = {name: cache.read(work.table[number][name])[name] for name in rows[number].outputs}
         assert equal(straight, stored), "in tiles too, what is stored is what is computed straight"

@@ -14,7 +14,7 @@ from limner.data.control import ControlFit, counted_controls
 from limner.data.order import whole_ratio
 from limner.data.views import Scale, buckets
 from limner.errors import BadBase, BadRecipe
-from limner.imports import swiftly
+from limner.imports import imported, swiftly
 from limner.models.facts import Objective
 from limner.models.registry import embedded_bases, facts_of, named_base, twin_of
 from limner.models.source import Source, locate
@@ -329,9 +329,8 @@ def locate_base(
     file = Path(base).expanduser()
     if file.is_file():
         with swiftly():
-            from limner.models import convert
-
-        return convert.opened(file, components_from, folders=embedded_bases(), tell=tell)
+            opened = imported("limner.models.convert:opened")
+        return opened(file, components_from, folders=embedded_bases(), tell=tell)
     if file.suffix in SINGLE_FILES:
         raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
     if components_from:

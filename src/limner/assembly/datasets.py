@@ -124,7 +124,7 @@ def hold_out_of_sets(data: Data, sets: Sets) -> Division:
     ]
     repeats = repeats_of(data.folders, [sum(example.repeats for example in train) for train, *_ in parts])
     train_examples = [
-        replace(example, repeats=example.repeats * factor)
+        replace(example, repeats=example.repeats * factor) if factor > 1 else example
         for (train, *_), factor in zip(parts, repeats, strict=True)
         for example in train
     ]
@@ -166,7 +166,7 @@ def _divided(entry: DataSet, folder: Folder, validation_folder: Folder | None) -
         )
     if count == 0:
         return examples, examples[:SUBSET], False, ()
-    hashes = hold_out(examples, count)
+    hashes = hold_out(examples, count, folder.index)
     notes: tuple[str, ...] = ()
     if len(hashes) != count:
         notes = (
@@ -185,7 +185,7 @@ def _divided(entry: DataSet, folder: Folder, validation_folder: Folder | None) -
 
 def _leaks(folder: Folder, validation_folder: Folder) -> tuple[str, ...]:
     """A line on validation images that training sees nearly the same."""
-    pairs = near_training(folder.examples, validation_folder.examples)
+    pairs = near_training(folder.examples, validation_folder.examples, folder.index)
     if not pairs:
         return ()
     names = f"{validation_folder.named(pairs[0][0].path)} and {folder.named(pairs[0][1].path)}"

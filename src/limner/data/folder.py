@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from limner.data.captions import (
@@ -25,8 +26,9 @@ from limner.data.control import (
     read_controls,
     without_controls,
 )
+from limner.data.file_index import FileIndex
 from limner.data.formats import ARCHIVES
-from limner.data.images import BadImage, inspect, small_remedy
+from limner.data.images import BadImage, small_remedy
 from limner.data.listing import Listing, listed, printable
 from limner.data.masks import Mask, Masks
 from limner.errors import BadData
@@ -107,6 +109,8 @@ class Folder:
     """Control images whose name no image bears."""
     surplus_masks: tuple[Path, ...] = ()
     """Masks whose name no image bears."""
+    index: FileIndex | None = field(default=None, compare=False, repr=False)
+    """What is kept of its images from one start to the next."""
 
     def named(self, path: Path) -> str:
         """What a file is called, with "/": two in different sub-folders may share their last name."""
@@ -165,30 +169,27 @@ def read_folder(  # noqa: PLR0913  what a recipe says of its images
     Raises:
         BadData: There is no such folder, a metadata file is broken as a whole, or no image is usable.
     """
-    root = Path(root)
     listing = listed(root)
     without_controls(root, listing, control)
     controls, finder = ControlFolders(control), Masks(root, masks, listing)
     candidates, layout = _candidates(root, listing)
+    index = FileIndex.of(root, len(candidates))
     rejections = [Rejected(root / printable(file), reason) for file, reason in listing.rejected]
-    examples: list[Example] = []
     reader = _Reader(
-        root, listing, controls, finder, trigger, default_caption, min_side, verify, controls_each, fit
+        root, listing, index, controls, finder, trigger, default_caption, min_side, verify, controls_each, fit
     )
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for result in pool.map(reader.example, sorted(candidates, key=lambda candidate: candidate.file)):
-            if isinstance(result, Example):
-                examples.append(result)
-            else:
-                rejections.append(result)
+    results = reader.read(sorted(candidates, key=lambda candidate: candidate.file))
+    examples = [result for result in results if isinstance(result, Example)]
+    rejections += [result for result in results if isinstance(result, Rejected)]
+    index.save(candidate.file for candidate in candidates)
     if not examples:
         raise BadData(_nothing(root, rejections, listing.archives))
     rejections.sort(key=lambda rejection: str(rejection.path))  # lines of one file stay in their order
-    advice = _advice(root, layout, candidates)
     used = {control.path for example in examples for control in example.controls} | finder.files
     listing.masks = [mask for mask in listing.masks if root / mask not in used]
     excluded = tuple(listing.masks), listing.splits, (*listing.unread_texts, *listing.archives)
-    surplus = tuple(controls.surplus), tuple(finder.surplus)
+    surplus = tuple(controls.surplus), tuple(finder.surplus), index
+    advice = _advice(root, layout, candidates)
     return Folder(root, layout, tuple(examples), tuple(rejections), advice, *excluded, *surplus)
 
 
@@ -198,6 +199,7 @@ class _Reader:
 
     root: Path
     listing: Listing
+    index: FileIndex
     control_folders: ControlFolders
     masks: Masks
     trigger: str
@@ -207,6 +209,12 @@ class _Reader:
     controls_each: int
     fit: ControlFit | None
 
+    def read(self, candidates: list[_Candidate]) -> list[Example | Rejected]:
+        """What becomes of each, in their order."""
+        parts = [candidates[start : start + 16] for start in range(0, len(candidates), 16)]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return [*chain.from_iterable(pool.map(lambda part: [*map(self.example, part)], parts))]
+
     def example(self, candidate: _Candidate) -> Example | Rejected:
         """The example, or why there is none."""
         path = self.root / candidate.file
@@ -214,7 +222,7 @@ class _Reader:
             source_captions, source = _captions(self.root, self.listing, candidate)
             default = candidate.name or self.default_caption
             captions = final(source_captions, trigger=self.trigger, default=default)
-            facts = inspect(path, verify=self.verify)
+            facts = self.index.inspect(candidate.file, verify=self.verify)
             crop_region = region(_crop(self.root, self.listing, candidate), facts.width, facts.height)
             controls = self._controls(candidate)
             mask = self.masks.read(candidate.file, (facts.width, facts.height))
@@ -296,10 +304,8 @@ def _captions(root: Path, listing: Listing, candidate: _Candidate) -> tuple[tupl
 
 
 def _crop(root: Path, listing: Listing, candidate: _Candidate) -> str:
-    if candidate.crop:
-        return candidate.crop
-    sidecar = listing.sidecar_of(candidate.file, listing.crops)
-    return read_text(root / sidecar, 1000) if sidecar else ""
+    sidecar = None if candidate.crop else listing.sidecar_of(candidate.file, listing.crops)
+    return read_text(root / sidecar, 1000) if sidecar else candidate.crop or ""
 
 
 def _candidates(root: Path, listing: Listing) -> tuple[list[_Candidate], str]:
@@ -376,17 +382,13 @@ def _absent(name: str, prefix: str, available: Mapping[str, str]) -> str:
     """What a line says whose image is not there."""
     stem = composed(prefix + name)
     similar = next((image for image in available if image.rpartition(".")[0] == stem), None)
-    if similar:
-        return (
-            f"{name[:120]} is not an image in the folder, but {similar} is. Write the name with its ending."
-        )
-    return f"{name[:120]} is not an image in the folder. Add it."
+    remedy = f", but {similar} is. Write the name with its ending." if similar else ". Add it."
+    return f"{name[:120]} is not an image in the folder{remedy}"
 
 
 def _repeats(folder: str) -> tuple[int, str] | None:
     match = _REPEATS.fullmatch(folder)
-    repeats = int(match[1][:9]) if match else 0
-    return (repeats, match[2]) if match and 1 <= repeats <= MAX_REPEATS else None
+    return (repeats, match[2]) if match and 1 <= (repeats := int(match[1][:9])) <= MAX_REPEATS else None
 
 
 def _parent(file: str) -> str:
@@ -394,5 +396,5 @@ def _parent(file: str) -> str:
 
 
 def _above(file: str) -> list[str]:
-    parts = file.split("/")[:-1]
+    *parts, _ = file.split("/")
     return ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]

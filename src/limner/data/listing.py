@@ -8,11 +8,10 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from limner.data.captions import NAMES, REGION, SIDECARS, UNSUPPORTED_NAMES
 from limner.data.formats import ARCHIVES, FOREIGN, SUFFIXES, odd_image
-from limner.data.images import header
 from limner.errors import BadData
 
 SYSTEM_FOLDERS = frozenset(
@@ -149,7 +148,7 @@ def _passed_over(entry: "os.DirEntry[str]") -> bool:
 
 def _problem(entry: "os.DirEntry[str]") -> str:
     """Why an entry that looks like pictures or captions cannot be used; empty when it can, or is neither."""
-    suffix = PurePosixPath(entry.name).suffix.lower()
+    suffix = _suffix(entry.name).lower()
     folder = _is_folder(entry)
     if entry.name in NAMES or suffix in SIDECARS:
         return (
@@ -174,7 +173,7 @@ def _problem(entry: "os.DirEntry[str]") -> str:
 
 
 def _sort_in(listing: Listing, name: str, file: str, root: Path) -> None:
-    suffix = PurePosixPath(file).suffix.lower()
+    suffix = _suffix(file).lower()
     if suffix in SUFFIXES:
         listing.images.append(file)
     elif name in NAMES:
@@ -199,7 +198,15 @@ def _sort_in(listing: Listing, name: str, file: str, root: Path) -> None:
 
 
 def _stem(file: str) -> str:
-    return str(PurePosixPath(file).with_suffix(""))
+    """A path without its ending; a tenth of the time of a Path's own, as large folders want it."""
+    ending = _suffix(file)
+    return file[: -len(ending)] if ending else file
+
+
+def _suffix(file: str) -> str:
+    """The ending of a name with its dot, as a Path has it: a dot at the start or the end makes none."""
+    start, dot = file.rfind("/") + 1, file.rfind(".")
+    return file[dot:] if start < dot < len(file) - 1 else ""
 
 
 def _leave_out_splits(listing: Listing) -> None:
@@ -289,16 +296,3 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return entry.is_file()
     except OSError:
         return False
-
-
-def image_sizes(folder: Path) -> list[tuple[int, int]]:
-    """(width, height) of a folder's images, pixels, from their headers; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    sizes = []
-    for name in listed(folder).images:
-        try:
-            sizes.append(header(folder / name))
-        except BadData:
-            continue  # told, with the reason, by whoever reads the folder to train on it
-    return sizes

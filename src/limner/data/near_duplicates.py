@@ -4,7 +4,7 @@ By looks alone; no model is asked.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from limner.data.file_index import FileIndex
 from limner.data.folder import Example
 from limner.data.images import read_image
 
@@ -65,17 +66,23 @@ def near(first: PerceptualHash, second: PerceptualHash) -> str:
 class NearSearch:
     """Finds, among many images, those that are nearly the same as one. A millisecond for 20,000."""
 
-    def __init__(self, prints: Sequence[PerceptualHash]) -> None:
-        """Args: prints: Of the images."""
-        self._prints = prints
-        self._bits = np.array([_packed(fingerprint.bits) for fingerprint in prints], np.uint64)
+    def __init__(self, looks: Sequence[tuple[int, int]], hash_of: Callable[[int], PerceptualHash]) -> None:
+        """Hold the bits of all; the rest of a hash is asked for where bits are alike.
+
+        Args:
+            looks: The bits of each image, and of its mirror image.
+            hash_of: Index of an image -> its whole hash.
+        """
+        self._bits, self._mirror_bits = np.array(looks, np.uint64).reshape(-1, 2).T
+        self._hash_of = cache(hash_of)
 
     def neighbours(self, index: int) -> list[int]:
         """The other images, by index, that are nearly the same as one of them, mirrored or not."""
-        image = self._prints[index]
-        distances = [np.bitwise_count(self._bits ^ _packed(bits)) for bits in (image.bits, image.mirror_bits)]
+        looks = self._bits[index], self._mirror_bits[index]
+        distances = [np.bitwise_count(self._bits ^ bits) for bits in looks]
         candidates = np.flatnonzero(np.minimum(*distances) <= NEAR_BITS).tolist()
-        return [other for other in candidates if other != index and _alike(image, self._prints[other])]
+        others = [other for other in candidates if other != index]
+        return [other for other in others if _alike(self._hash_of(index), self._hash_of(other))]
 
     def cluster(self, index: int) -> set[int]:
         """An image, its neighbours, theirs, and so on: what must not be divided."""
@@ -118,7 +125,7 @@ def _packed(bits: np.ndarray) -> np.uint64:
     return np.packbits(bits).view(np.uint64)[0]
 
 
-def hold_out(examples: Sequence[Example], count: int) -> set[str]:
+def hold_out(examples: Sequence[Example], count: int, index: FileIndex | None = None) -> set[str]:
     """The images kept from the training, by hash: no other that is trained is the same or nearly the same.
 
     The first in the order of the hashes, a choice that renaming files does not change, that are nearly the
@@ -128,48 +135,70 @@ def hold_out(examples: Sequence[Example], count: int) -> set[str]:
     Args:
         examples: All of them.
         count: How many different ones are wanted.
+        index: Of their folder, which may know what they look like.
 
     Raises:
         BadImage: A file cannot be read any more.
     """
     paths = {example.sha256: example.path for example in reversed(examples)}
     contents = sorted(paths)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        search = NearSearch(list(pool.map(lambda content: _print(paths[content]), contents)))
+    search = _search([paths[content] for content in contents], index)
     selection: set[int] = set()
     clusters: list[set[int]] = []
-    for index in range(len(contents)):
+    for number in range(len(contents)):
         if len(selection) == count:
             break
-        if search.neighbours(index):
-            clusters += [] if any(index in cluster for cluster in clusters) else [search.cluster(index)]
+        if search.neighbours(number):
+            clusters += [] if any(number in cluster for cluster in clusters) else [search.cluster(number)]
         else:
-            selection.add(index)
+            selection.add(number)
     for cluster in sorted(clusters, key=len):
         if len(selection) < count and len(selection) + len(cluster) < len(contents):
             selection |= cluster
-    return {contents[index] for index in selection}
+    return {contents[number] for number in selection}
 
 
 def near_training(
-    training: Sequence[Example], validation: Sequence[Example]
+    training: Sequence[Example], validation: Sequence[Example], index: FileIndex | None = None
 ) -> list[tuple[Example, Example]]:
     """Validation images that are nearly the same as one that is trained on, and that one.
+
+    Args:
+        training: Images of one folder.
+        validation: Those of another.
+        index: Of the first folder, which may know what they look like.
 
     Raises:
         BadImage: A file cannot be read any more.
     """
-    examples = [*training, *validation]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        search = NearSearch(list(pool.map(lambda example: _print(example.path), examples)))
+    search = _search([example.path for example in (*training, *validation)], index)
     pairs: list[tuple[Example, Example]] = []
-    for index, example in enumerate(validation, len(training)):
-        twin = next((other for other in search.neighbours(index) if other < len(training)), None)
+    for number, example in enumerate(validation, len(training)):
+        twin = next((other for other in search.neighbours(number) if other < len(training)), None)
         pairs += [] if twin is None else [(example, training[twin])]
     return pairs
 
 
-def _print(path: Path) -> PerceptualHash:
+def _search(paths: Sequence[Path], index: FileIndex | None) -> NearSearch:
+    """A search among images; what they look like is computed once, and kept in the index."""
+    looks = {path: index.looks(path) if index else None for path in paths}
+    unknown = [path for path, bits in looks.items() if bits is None]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, bits in zip(unknown, pool.map(_looks_of, unknown), strict=True):
+            looks[path] = bits
+            if index:
+                index.add_looks(path, bits)
+    if index:
+        index.save()
+    return NearSearch([looks[path] or (0, 0) for path in paths], lambda number: _hash_of(paths[number]))
+
+
+def _looks_of(path: Path) -> tuple[int, int]:
+    image = _hash_of(path)
+    return int(_packed(image.bits)), int(_packed(image.mirror_bits))
+
+
+def _hash_of(path: Path) -> PerceptualHash:
     return perceptual_hash(np.asarray(read_image(path, at_least=(PRINT_SIDE, PRINT_SIDE))))
 
 

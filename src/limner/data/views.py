@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -75,7 +76,8 @@ def sizes_at(width: int, height: int, scales: Sequence[Scale]) -> tuple[tuple[in
     return tuple(sizes)
 
 
-def closest(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+@lru_cache(maxsize=2**14)
+def closest(width: int, height: int, sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
     """The size that an image of ``width`` x ``height`` loses least to, when cropped to its shape."""
 
     def kept(size: tuple[int, int]) -> Fraction:

@@ -5,15 +5,21 @@ cache keys and a lock. The operating system drops the lock with the process, so 
 One more lock, the gate, orders processes that meet: a reader writes its lease before it looks which entries
 are there, and a prune deletes no entry without the gate. So an entry that a reader has seen is never taken
 from it.
+
+A start of 100,000 entries must not read them all again. So a large run records which were found whole. An
+entry is known by its size and by the fraction of a second of its time of change, which stays when the whole
+seconds are moved to say when it was last used. What is altered otherwise is found when it is read.
 """
 
 import hashlib
 import json
 import os
 import socket
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -22,14 +28,23 @@ from safetensors.torch import save
 from torch import Tensor, uint8
 
 from limner.errors import BadCache
-from limner.files import atomic_write, real_path, write_json
+from limner.files import atomic_write, real_path, write_json, write_text
 from limner.graph.unit import Unit
 
 FORMAT = "1"
 AGAIN = "Delete it and run again."
 """What is to be done about an entry that is damaged."""
+MIN_ENTRIES = 256
+"""Entries of a run from which on records are kept: fewer are read in a second."""
+RECORD = "verified.json"
+SECOND = 10**9
+"""Nanoseconds."""
+
+Mark = list[int]
+"""Bytes of an entry, and nanoseconds of its time of change beyond whole seconds."""
 
 
+@lru_cache(maxsize=4096)
 def text_cache_key(text: str) -> str:
     """The cache key of a value that is a text, such as a caption."""
     return hashlib.sha256(b"text\0" + text.encode()).hexdigest()
@@ -88,7 +103,7 @@ class Cache:
             self._lease.hold(keys)
             for key in keys:
                 with suppress(FileNotFoundError):
-                    os.utime(self.path(key))
+                    touch(self.path(key))
 
     def close(self) -> None:
         """Let the entries go that are held. May be called again; the cache can still be read."""
@@ -266,3 +281,81 @@ def register(root: Path, run: Path, index: Path) -> None:
     name = hashlib.sha256(str(home).encode()).hexdigest()[:32]
     with suppress(PermissionError):
         write_json(root / "runs" / f"{name}.json", {"run": str(home), "index": str(real_path(index))})
+
+
+def touch(path: Path) -> None:
+    """Mark an entry as used now; its mark stays.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    mark = path.stat().st_mtime_ns % SECOND
+    os.utime(path, ns=(time.time_ns(), time.time_ns() // SECOND * SECOND + mark))
+
+
+def unverified(root: Path, keys: Collection[str]) -> list[str]:
+    """The entries, of those that are there, that have to be read to know that they are whole; sorted.
+
+    Args:
+        root: The cache.
+        keys: Cache keys.
+    """
+    if len(keys) < MIN_ENTRIES:
+        return sorted(keys)
+    records: dict[str, Mapping[str, Mark]] = {}
+    unknown = []
+    for key in sorted(keys):
+        if key[:2] not in records:
+            records[key[:2]] = _record(root / key[:2] / RECORD)
+        record = records[key[:2]].get(key)
+        if record is None or record != _mark(root, key):
+            unknown.append(key)
+    return unknown
+
+
+def remember(root: Path, keys: Iterable[str], count: int) -> None:
+    """Keep on record that entries are whole: they were read, or written, and lie on the disk.
+
+    A record must outlive no entry that a loss of power tears, so the disk is waited for. Where it cannot be
+    waited for, or the folder may not be written to, nothing is recorded, and the next start reads them.
+
+    Args:
+        root: The cache.
+        keys: Cache keys of the entries.
+        count: How many entries the run has: for few, nothing is recorded.
+    """
+    shards: dict[str, list[str]] = {}
+    for key in keys:
+        shards.setdefault(key[:2], []).append(key)
+    if count < MIN_ENTRIES or not shards or not hasattr(os, "sync"):
+        return
+    os.sync()
+    for shard, shard_keys in shards.items():
+        path = root / shard / RECORD
+        previous, sound = _record(path), set(shard_keys)
+        marks = {key: _mark(root, key) for key in sorted({*previous, *sound})}
+        # a mark without a fraction is of a file system that keeps whole seconds: it tells nothing
+        record = {
+            key: mark
+            for key, mark in marks.items()
+            if mark and mark[1] and (key in sound or previous[key] == mark)
+        }
+        with suppress(OSError):
+            write_text(path, json.dumps(record, separators=(",", ":")))
+
+
+def _mark(root: Path, key: str) -> Mark | None:
+    try:
+        facts = os.stat(root / key[:2] / f"{key}.safetensors")  # noqa: PTH116  of each of 100,000 entries
+    except OSError:
+        return None
+    return [facts.st_size, facts.st_mtime_ns % SECOND]
+
+
+def _record(path: Path) -> dict[str, Mark]:
+    """A record; nothing where there is none or it is damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -24,6 +24,7 @@ OTHER = {
     "configs": "configs of bases; downloaded again when they are missing",
     "lenders": "parts of other bases that one-file bases lack; downloaded again when they are missing",
     "fingerprints": "hashes of weight files; computed again when they are missing",
+    "images": "hashes and sizes of images in large folders; read again when they are missing",
 }
 """The other folders of Limner in the user's cache, and what they hold."""
 

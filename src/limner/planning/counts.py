@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import ceil
 
-from limner.data.listing import image_sizes
+from limner.data.file_index import image_sizes
 from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import prompts
@@ -47,8 +47,9 @@ def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Cou
     """How much there is to encode, to sample and to measure. Sizes are those of the images if left out."""
     folders, train = recipe.data.folders, recipe.train
     image_count = generated_images(recipe)
-    counts = [len(image_sizes(root)) for root in recipe.data.roots] if sizes is None else [len(sizes)]
-    sizes = sizes_of_sets(recipe) if sizes is None else sizes
+    size_lists = [image_sizes(root) for root in recipe.data.roots] if sizes is None else [sizes]
+    counts = [len(set_sizes) for set_sizes in size_lists]
+    sizes = [size for set_sizes in size_lists for size in set_sizes]
     images = len(sizes) or image_count or IMAGES
     counts = counts if sizes else [images]
     validation_images = sum(

@@ -28,11 +28,11 @@ from limner.report.pages import footer, render, script
 from limner.report.pairs import Pairs
 from limner.report.samples import SIDE, SampleGrid, left_out
 from limner.report.sets import set_of_prompt, set_rows
-from limner.run_folder import RunDir
+from limner.run_folder import SHOWN_IMAGES, RunDir
 from limner.status import read_status
 
-IMAGES, NAMES = 120, 1000
-"""The most of each that one page shows; what is left out is counted on it."""
+NAMES = 1000
+"""The most that one page shows; what is left out is counted on it."""
 CAPTION = 500
 """Letters of one caption."""
 LATEST = 4e9
@@ -250,8 +250,8 @@ class Page:
         images, rejections = self._entries("images"), self._entries("rejected")
         if not images and not rejections:
             return _section("Images", '<p class="note">The images have not been read yet.</p>')
-        parts = [f'<div class="images">{"".join(_card(entry) for entry in images[:IMAGES])}</div>']
-        if rest := images[IMAGES:]:
+        parts = [f'<div class="images">{"".join(_card(entry) for entry in images[:SHOWN_IMAGES])}</div>']
+        if rest := images[SHOWN_IMAGES:]:
             names = ", ".join(escape(entry.get("name", "")) for entry in rest[:NAMES])
             parts.append(f"<details><summary>{len(rest)} more</summary>{names}</details>")
         if rejections:

@@ -4,7 +4,7 @@ import base64
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -16,20 +16,20 @@ from torch import Tensor
 from limner.assembly.datasets import cut_captions, set_names, shares_of, token_counter
 from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.captions import has_word
-from limner.data.folder import Folder, Rejected
+from limner.data.folder import Example, Folder, Rejected
 from limner.data.images import read_image
 from limner.data.order import LOOK, SampledView
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
-from limner.graph.cache import Cache, register
+from limner.graph.cache import Cache, register, remember, unverified
 from limner.models.family import pad_collate
 from limner.nn import distributed
 from limner.nn.rng import to_device
 from limner.recipe import toml
 from limner.recipe.schema import DataSet, Recipe
 from limner.reporter import Reporter
-from limner.run_folder import RunDir
+from limner.run_folder import SHOWN_IMAGES, RunDir
 from limner.training.encode import (
     Row,
     Table,
@@ -209,7 +209,8 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
         remove_dead_drafts(shard)
     rows = all_rows(resolved)
     work = survey(resolved, store, rows)
-    if distributed.any_rank(_discard_damaged(store, work.present, reporter)):
+    count = len(work.present) + len(work.missing_keys)
+    if distributed.any_rank(_discard_damaged(store, work.present, count, reporter)):
         work = survey(resolved, store, rows)
     whole = work if distributed.world() == 1 else survey(resolved, store, rows, lambda key: True)
     missing, reused_count = whole.missing_keys, len(whole.present)
@@ -221,6 +222,7 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
         )
         require_space(store.root, int(size * 1.05), "The cache of this run")
     fill(resolved, store, rows, work, reporter)
+    remember(store.root, work.missing_keys, count)
     byte_count = sum(store.path(key).stat().st_size for key in missing)
     report = CacheFilled(
         computed=len(missing),
@@ -254,9 +256,18 @@ def fill_cache_with_fallback(
     return with_smaller_plans("the cache is filled", act, fallback.encode_down, fallback, reporter)
 
 
-def _discard_damaged(store: Cache, keys: Iterable[str], reporter: Reporter) -> bool:
-    """Remove this process's share of the entries that cannot be read, and say so; whether there were any."""
-    damages = {key: store.damage(key) for key in sorted(keys) if distributed.is_owned_by_rank(key)}
+def _discard_damaged(store: Cache, keys: Collection[str], count: int, reporter: Reporter) -> bool:
+    """Remove this process's share of the entries that cannot be read, and say so; whether there were any.
+
+    Args:
+        store: Where they are.
+        keys: Those that are there.
+        count: Of all that the run reads.
+        reporter: Is told of each.
+    """
+    unknown = unverified(store.root, [key for key in keys if distributed.is_owned_by_rank(key)])
+    damages = {key: store.damage(key) for key in unknown}
+    remember(store.root, [key for key, reason in damages.items() if not reason], count)
     reasons = {key: reason for key, reason in damages.items() if reason}
     for key, reason in reasons.items():
         reporter.line(f"Cache: computed again: {reason}")
@@ -322,13 +333,17 @@ def data_sheet(
                 "smaller": [list(size) for size in sizes.get(entry.sha256, [])[1:]],
                 "captions": list(entry.captions),
                 "held_out": entry.sha256 in only_held,
-                "thumb": _thumbnail(entry.path),
-                "controls": [_thumbnail(control.path) for control in entry.controls],
+                **(_thumbnails(entry) if number < SHOWN_IMAGES else {}),
             }
-            for entry in folder.examples
+            for number, entry in enumerate(folder.examples)
         ],
         "rejected": [{"name": folder.named(entry.path), "reason": entry.reason} for entry in rejected],
     }
+
+
+def _thumbnails(example: Example) -> dict[str, object]:
+    controls = [_thumbnail(control.path) for control in example.controls]
+    return {"thumb": _thumbnail(example.path), "controls": controls}
 
 
 def _pair(item: SamplePrompt) -> dict[str, object]:

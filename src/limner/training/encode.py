@@ -26,11 +26,13 @@ from limner.training.samples import ControlInput, control_inputs
 PIXELS, MASKS = 2, 1
 """Bumped when ``data.views`` makes other pixels of a view, or of its mask: part of their cache keys."""
 
+INPUTS = frozenset(("image", "mask", "frame", "caption", "seed"))
+"""What a view gives to units, beside control images."""
 Table = list[dict[str, str]]
 """For each row: value name -> cache key of the entry that holds it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One thing to encode: where its inputs stand in the world of cache keys, and how to get them."""
 
@@ -71,37 +73,40 @@ class Work:
             if cache_key in self.cached_keys
         ]
 
-    @property
-    def count(self) -> int:
-        """How many entries will be written."""
-        return len(self.missing_keys)
-
 
 def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
     """A row for each view."""
-    return [_view_row(resolved, view) for view in views]
+    names = frozenset(name for unit in resolved.spec.units for name in unit.reads)
+    sizes: dict[Any, dict[str, tuple[int, int]]] = {}  # shared, as there may be 100,000 rows
+    return [_view_row(resolved, view, names, sizes) for view in views]
 
 
-def _view_row(resolved: Resolved, view: View) -> Row:
+def _view_row(
+    resolved: Resolved, view: View, names: frozenset[str], sizes: dict[Any, dict[str, tuple[int, int]]]
+) -> Row:
     control_images = control_inputs(resolved, view.example.controls, flip=view.flip)
+    if view.shape not in sizes:
+        control_sizes = {name: image.size for name, image in control_images.items()}
+        sizes[view.shape] = {"image": view.size, "mask": view.size, **control_sizes}
     return Row(
         inputs={
-            "image": _view_cache_key(view),
-            "mask": _mask_cache_key(view),
-            "frame": text_cache_key(str(view.frame)),
-            "caption": text_cache_key(view.caption),
-            "seed": text_cache_key(str(view.example.seed)),
-            **{name: image.cache_key for name, image in control_images.items()},
+            name: _input_cache_key(view, control_images, name) for name in names & {*INPUTS, *control_images}
         },
         value=partial(_value, view, control_images),
         outputs=resolved.spec.cut_of(view.caption).boundary,
         caption=view.caption,
         shape=tuple(side for size in view.shape for side in size),
-        sizes={
-            "image": view.size,
-            "mask": view.size,
-            **{name: image.size for name, image in control_images.items()},
-        },
+        sizes=sizes[view.shape],
+    )
+
+
+def _input_cache_key(view: View, control_images: Mapping[str, ControlInput], name: str) -> str:
+    if name in control_images:
+        return control_images[name].cache_key
+    if name in ("image", "mask"):
+        return _view_cache_key(view) if name == "image" else _mask_cache_key(view)
+    return text_cache_key(
+        str({"frame": view.frame, "caption": view.caption, "seed": view.example.seed}[name])
     )
 
 
@@ -189,9 +194,10 @@ def survey(
         for word in ("", resolved.spec.placeholder.word)
     }
     mark = {row.caption: prints[resolved.spec.word_in(row.caption)] for row in rows}
+    memo: dict[tuple[str, ...], str] = {}
     work = Work(
         [
-            _cache_keys(units, mark[row.caption] | _tiled(resolved, mark[row.caption], row), row)
+            _cache_keys(units, mark[row.caption] | _tiled(resolved, mark[row.caption], row), row, memo)
             for row in rows
         ]
     )
@@ -226,12 +232,17 @@ def _tiled(resolved: Resolved, prints: Mapping[str, str], row: Row) -> dict[str,
     return {"vae": f"{prints['vae']} tiles of {engine.TILE_SIDE}"} if in_tiles else {}
 
 
-def _cache_keys(units: Sequence[Unit], prints: Mapping[str, str], row: Row) -> dict[str, str]:
+def _cache_keys(
+    units: Sequence[Unit], prints: Mapping[str, str], row: Row, memo: dict[tuple[str, ...], str]
+) -> dict[str, str]:
+    """Every value of a row -> its cache key. ``memo`` has what many rows share, such as keys of a caption."""
     keys = dict(row.inputs)
     for unit in units:
         if all(name in keys for name in unit.reads):
-            key = cache_key(unit, prints, keys)
-            keys |= dict.fromkeys(unit.writes, key)
+            origin = unit.name, *(prints[name] for name in unit.uses), *(keys[name] for name in unit.reads)
+            if origin not in memo:
+                memo[origin] = cache_key(unit, prints, keys)
+            keys |= dict.fromkeys(unit.writes, memo[origin])
     return keys
 
 
@@ -331,7 +342,11 @@ def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, rep
         byte_count += size
         bar.advance(note=unit.name)
 
-    with reporter.progress("Caching", work.count) as bar, torch.no_grad(), BackgroundPool(count) as pool:
+    with (
+        reporter.progress("Caching", len(work.missing_keys)) as bar,
+        torch.no_grad(),
+        BackgroundPool(count) as pool,
+    ):
         for unit in resolved.spec.still_cut.frozen:
             todo = work.missing[unit.name]
             if "vae" in unit.uses and (cut := sum(_in_tiles(resolved, rows[n]) for _, n in todo)):

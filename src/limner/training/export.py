@@ -23,7 +23,6 @@ from limner.lora.keys import ModuleTensors
 from limner.lora.metadata import LoraMetadata, SamplingHints, header_entries
 from limner.lora.saving import Components, save
 from limner.lora.tools import DIFFUSERS, Tool, encode_for, tool_named
-from limner.models.convert import lend, write
 from limner.models.key_map import FamilyKeys
 from limner.models.loading import dtypes
 from limner.models.registry import family_keys
@@ -82,6 +81,7 @@ def export_model(model: TrainableModel, run: RunDir, reporter: Reporter, step: i
     resolved = model.resolved
     source, family = resolved.source, resolved.family
     name = family.denoiser
+    lend, write = imported("limner.models.convert:lend"), imported("limner.models.convert:write")
     tensors = {**model.models[name].state_dict(), **model.state()[name]}
     kinds = dtypes(model.models[name], source.weights(name))
     require_space(run.path, source.bytes_on_disk or 0, f"{run.model_path}, the trained model,")
