@@ -1,4 +1,7 @@
 import gc
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +34,27 @@ def test_what_a_table_names_is_imported_when_it_is_asked_for():
     assert imported("limner.imports:swiftly") is swiftly
     with pytest.raises(ModuleNotFoundError):
         imported("limner.nowhere:swiftly")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = [
+    (".".join(path.relative_to(ROOT / "src").with_suffix("").parts), row)
+    for path in sorted((ROOT / "src").rglob("*.py"))
+    if path.name != "imports.py"  # whose docstring has an example
+    for row in re.findall(r'"(limner(?:\.\w+)+:\w+)"', path.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("module", "row"), ROWS)
+def test_every_row_of_a_table_is_there_and_lies_no_higher_than_the_table(module, row):
+    assert imported(row)
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0][
+        "layers"
+    ]
+    heights = {name.strip(): -number for number, line in enumerate(layers) for name in line.split("|")}
+    target, table = (heights[".".join(name.split(".")[:2])] for name in (row.partition(":")[0], module))
+    assert target < table or row.split(".")[1] == module.split(".")[1]
+
+
+def test_tables_are_found():
+    assert len(ROWS) >= 10

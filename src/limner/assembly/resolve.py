@@ -30,9 +30,6 @@ from limner.nn.memory.plan import HALVES, Compute, Kind, Plan
 from limner.nn.rng import seed_of
 from limner.recipe.schema import Recipe
 
-STYLES = "limner.assembly.predictor_training"
-"""Where pictures are held out and drawn by style: for a predictor."""
-
 
 def cache_root(recipe: Recipe) -> Path:
     """Where frozen values are kept: the recipe's choice, or the user's cache folder, shared between runs."""
@@ -199,7 +196,7 @@ class Resolved:
         """Which of the own views each step sees; of a predictor, styles (``data.styles.StyleOrder``)."""
         recipe = self.recipe
         if recipe.train.method == "instant":
-            return imported(f"{STYLES}:style_order")(self.own, recipe)
+            return imported("limner.assembly.predictor_training:style_order")(self.own, recipe)
         return Order(
             self.own, batch=recipe.train.batch, seed=recipe.seed, caption_dropout=recipe.data.caption_dropout
         )
@@ -329,7 +326,9 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     base.spec.require_possible()
     sets = read_sets(base)
     of_styles = recipe.train.method == "instant"
-    divide = imported(f"{STYLES}:hold_out_of_styles") if of_styles else hold_out_of_sets
+    divide = (
+        imported("limner.assembly.predictor_training:hold_out_of_styles") if of_styles else hold_out_of_sets
+    )
     train_examples, validation_examples, disjoint, notes = divide(data, sets)
     if recipe.train.patience is not None and not disjoint:
         raise BadRecipe(
