@@ -52,6 +52,7 @@ def test_files_are_what_they_are_here(wheel):
         "limner/bases/glyph/*/*.safetensors",
         "limner/bases/glyph/demo/*/*.png",
         "limner/bases/glyph-instant/*",
+        "limner/bases/glyph-turbo/*",
         "limner/models/configs/**/*.json",
         "limner/captions/prices.json",
         "limner/captions/prompts/*",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from limner.assembly.base import ResolvedBase
+from limner.assembly.base import ResolvedBase, few_steps
 from limner.assembly.resolve import resolve_base
 from limner.bases.art import TRAINED_STYLES
 from limner.bases.demo_sets import NOUNS, TEST_NOUNS, folder
@@ -167,9 +167,9 @@ def demo(out: Path, reporter: Reporter) -> dict[str, Any]:
     return {"loras": loras, "sheet": str(board.sheet_path), "report": str(report)}
 
 
-def embedded_base() -> ResolvedBase:
-    """The base that the demo is of."""
-    return resolve_base(Recipe(base=BASE))
+def embedded_base(name: str = BASE) -> ResolvedBase:
+    """The base that the demo is of, or its twin."""
+    return resolve_base(Recipe(base=name))
 
 
 def predicted_lesson(
@@ -299,6 +299,7 @@ class PromptSampler:
 
     def __init__(self, base: ResolvedBase, lora: Path | None = None) -> None:
         """See the class."""
+        self.steps = few_steps(base.source.name, STEPS)[0]
         self.source, self.family, self.side = base.source, base.family, base.resolution
         self.pipe = pipeline(self.family, self.source, {"lora": lora} if lora else {})
         self._images: dict[tuple[tuple[str, ...], int], list[Image.Image]] = {}
@@ -316,7 +317,7 @@ class PromptSampler:
 
     def _generated(self, prompts: Sequence[str], reporter: Reporter, seed: int) -> list[Image.Image]:
         guidance = self.settings.guidance
-        params = SamplingParams(width=self.side, height=self.side, steps=STEPS, guidance=guidance)
+        params = SamplingParams(width=self.side, height=self.side, steps=self.steps, guidance=guidance)
         negative = negative_scales(self.settings, self.strengths, 1.0)
         options = self.family.pipeline_kwargs(self.source, params)
         out: list[Image.Image] = []

@@ -3,9 +3,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase, BadLora
+from limner.lora import into_base
 from limner.lora.adapters import to_lora
 from limner.lora.into_base import merge_into_base
 from limner.lora.weights import open_base
+from limner.models.facts import RegisteredBase
+from limner.models.registry import registered_bases
+from limner.models.source import locate
 from loras import dora, factors, loha, lokr
 from messages import raises
 
@@ -107,3 +111,56 @@ def test_what_cannot_hold_the_sum_is_refused(tmp_path) -> None:
         merge_into_base(quantised, open_base(quantised, "flux"), big, tmp_path / "out.safetensors")
     with raises(BadBase):
         merge_into_base(base, open_base(base), big, base)
+
+
+def twin_lora(tmp_path, monkeypatch, layer="x_embedder", scale=1.0) -> dict:
+    """A LoRA of one layer of the tiny base, as the file of the twin ``glyph-turbo``: layer, down, up."""
+    monkeypatch.setattr(into_base, "EMBEDDED", tmp_path)
+    draw = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, 16, generator=draw), scale * torch.randn(32, 2, generator=draw)
+    names = {"lora_A": down, "lora_B": up}
+    flat = {f"transformer.{layer}.{name}.weight": tensor for name, tensor in names.items()}
+    save_file(flat, tmp_path / "turbo.safetensors")
+    return {"down": down, "up": up}
+
+
+TWIN = RegisteredBase(
+    name="glyph-turbo",
+    licence="MIT",
+    train_on="glyph",
+    lora="turbo.safetensors",
+    changes={"limner": {"guidance": 1.0}, "scheduler": {"shift": 2.5}},
+)
+
+
+def test_a_twin_is_its_raw_base_with_a_lora_in_the_denoiser_made_once(tiny_base, tmp_path, monkeypatch):
+    raw, lines = locate(str(tiny_base), folders={}), []
+    pair = twin_lora(tmp_path, monkeypatch)
+    twin = into_base.opened(TWIN, raw, lines.append)
+    assert twin.name == "glyph-turbo" and len(lines) == 1
+    before, after = (load_file(source.weights("transformer")[0]) for source in (raw, twin))
+    name = "x_embedder.weight"
+    change = (pair["up"].double() @ pair["down"].double()).to(before[name].dtype)
+    assert torch.allclose(after[name], before[name] + change, atol=1e-6)
+    assert all(torch.equal(after[other], before[other]) for other in before if other != name)
+    for part in set(raw.models) - {"transformer"}:
+        assert twin.fingerprint(part, "") == raw.fingerprint(part, "")
+    assert twin.facts["guidance"] == 1.0
+    assert twin.config("scheduler") == {**raw.config("scheduler"), "shift": 2.5}
+    assert into_base.opened(TWIN, raw, lines.append).root == twin.root and len(lines) == 1
+    twin_lora(tmp_path, monkeypatch, scale=2.0)
+    assert into_base.opened(TWIN, raw, lines.append).root != twin.root
+
+
+def test_a_lora_of_another_base_makes_no_twin(tiny_base, tmp_path, monkeypatch):
+    twin_lora(tmp_path, monkeypatch, layer="transformer_blocks.7.attn.to_q")
+    with raises(BadLora):
+        into_base.opened(TWIN, locate(str(tiny_base), folders={}), lambda line: None)
+
+
+def test_every_twin_that_is_a_lora_names_a_file_and_a_base_with_weights():
+    twins = [base for base in registered_bases().values() if base.lora]
+    assert {base.name for base in twins} == {"glyph-turbo"}
+    for base in twins:
+        raw = registered_bases()[base.train_on]
+        assert base.steps and not (base.hub_id or raw.lora) and set(base.changes) <= {"limner", "scheduler"}

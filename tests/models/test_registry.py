@@ -139,6 +139,7 @@ def test_nothing_outside_a_familys_folder_asks_which_family_it_is():
         ("z-image-turbo", "z-image"),
         ("flux-dev", "flux-schnell"),
         ("flux2-klein-9b-distilled", "flux2-klein-9b"),
+        ("glyph", "glyph-turbo"),
     ],
 )
 def test_a_base_and_its_distilled_twin_know_each_other(name: str, twin: str):

@@ -14,7 +14,7 @@ from limner.assembly.base import sample_settings
 from limner.assembly.resolve import resolve
 from limner.errors import BadBase, BadRecipe, Stopped
 from limner.generation.settings import Settings
-from limner.models.registry import hub_bases
+from limner.models.registry import registered_bases
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
 from limner.runs import train
@@ -109,4 +109,6 @@ def test_a_distilled_twin_has_its_own_steps_and_guidance():
     back = Recipe(base="z-image-turbo", sample={"base": "twin", "steps": 28, "guidance": 4.5})
     assert sample_settings(back) == ("z-image", 28, 4.5)
     assert sample_settings(Recipe(base="krea2", sample={"guidance": 3.0})) == ("krea2", 20, 3.0)
-    assert all(base.steps for base in hub_bases().values() if base.train_on)
+    embedded = Recipe(base="glyph", sample={"base": "twin", "steps": 16, "guidance": 3.0})
+    assert sample_settings(embedded) == ("glyph-turbo", 4, None)
+    assert all(base.steps for base in registered_bases().values() if base.train_on)

@@ -16,7 +16,7 @@ from limner.data.views import Scale, buckets
 from limner.errors import BadBase, BadRecipe
 from limner.imports import imported, swiftly
 from limner.models.facts import Objective
-from limner.models.registry import embedded_bases, facts_of, named_base, twin_of
+from limner.models.registry import embedded_bases, facts_of, lora_twin, named_base, twin_of
 from limner.models.source import Source, locate
 from limner.nn.memory.plan import Compute, Kind
 from limner.recipe.schema import Data, Recipe
@@ -337,4 +337,7 @@ def locate_base(
         raise BadRecipe(
             f"parts is {components_from!r}, which is for a base in one file, and base is {base!r}. Remove it."
         )
+    if twin := lora_twin(base):
+        raw = locate_base(twin.train_on, tell)
+        return imported("limner.lora.into_base:opened")(twin, raw, tell)
     return locate(base, folders=embedded_bases(), tell=tell)

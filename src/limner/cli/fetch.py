@@ -32,8 +32,9 @@ def fetch(
     from limner.cli.show import result
 
     with session(as_json=as_json) as reporter:
-        from limner.models.registry import embedded_bases
+        from limner.models.registry import embedded_bases, lora_twin
         from limner.models.source import locate
 
-        source = locate(base, folders=embedded_bases(), tell=reporter.line)
+        twin = lora_twin(base)  # made of its raw base on first use
+        source = locate(twin.train_on if twin else base, folders=embedded_bases(), tell=reporter.line)
     result({"base": base, "folder": source.root}, [f"{base} is here: {source.root}"], as_json=as_json)

@@ -1,17 +1,78 @@
-"""A LoRA put into the weights of its base, for good: W + weight * dW, computed in float64, rounded once."""
+"""A LoRA put into the weights of its base, for good: W + weight * dW, computed in float64, rounded once.
 
+So a registered base may be another one with a LoRA in it: its folder is made once, in the user's cache.
+"""
+
+import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from limner.errors import BadBase, BadLora
-from limner.files import atomic_folder, require_space
+from limner.files import atomic_folder, require_space, user_cache, write_json
+from limner.lora import file
 from limner.lora.adapters import Dora, WeightDelta, to_lora
 from limner.lora.formats import canonical
-from limner.lora.weights import BaseCheckpoint, BaseWeight, data_offsets
+from limner.lora.weights import BaseCheckpoint, BaseWeight, data_offsets, open_base
+from limner.models.convert import lend
+from limner.models.facts import RegisteredBase
+from limner.models.registry import EMBEDDED, family_of_base
+from limner.models.source import Source, content, locate
+
+VERSION = "1"
+"""Of the folders that are made; a change makes them anew."""
+
+
+def opened(twin: RegisteredBase, raw: Source, tell: Callable[[str], None]) -> Source:
+    """The folder of a base that is another one with a LoRA in it; made on the first call.
+
+    It is named by its content. The parts that the LoRA does not change are linked where the disk can.
+
+    Args:
+        twin: It names the LoRA.
+        raw: The other one, with its weights.
+        tell: Hears of what is made.
+
+    Raises:
+        BadLora: The LoRA cannot be had, or changes what is not there.
+        BadBase: A weight is quantised.
+        DiskFull: There is no room for the folder.
+    """
+    package_file = EMBEDDED / twin.lora
+    path = file.weights_file(package_file if package_file.is_file() else file.find(twin.lora))
+    parts = [raw.fingerprint(part, "") for part in raw.models]
+    facts = [VERSION, content(path), repr(twin.changes), repr(raw.index), repr(raw.facts), *parts]
+    key = hashlib.sha256("\n".join([*facts, repr(raw.config("scheduler"))]).encode()).hexdigest()[:16]
+    home = user_cache("bases") / f"{twin.name}-{key}"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_name(f".{home.name}.lock")):
+        if not home.is_dir():
+            require_space(home.parent, raw.bytes_on_disk or 0, f"{home}, the folder of {twin.name},")
+            tell(f"Putting {path.name} into the weights of {raw.name}, once: {home}.")
+            with atomic_folder(home) as draft:
+                _fill(draft, twin, raw, path)
+    return replace(locate(str(home), folders={}), name=twin.name)
+
+
+def _fill(draft: Path, twin: RegisteredBase, raw: Source, path: Path) -> None:
+    """Write the folder of a base with a LoRA in it."""
+    family = family_of_base(twin.name)
+    assert family
+    limner, scheduler = (twin.changes.get(name, {}) for name in ("limner", "scheduler"))
+    write_json(draft / "model_index.json", raw.index)
+    write_json(draft / "limner.json", {**raw.facts, **limner})
+    write_json(draft / "scheduler" / "scheduler_config.json", {**raw.config("scheduler"), **scheduler})
+    for part in raw.models:
+        if part != family.denoiser:
+            lend(raw, part, draft / part, allow_links=True)
+    folder = raw.root / family.denoiser
+    components = file.read(path, family.name).components
+    merge_into_base(folder, open_base(folder, family.name), components, draft / family.denoiser)
 
 
 def merged_weight(

@@ -13,7 +13,7 @@ from typing import Any
 
 from limner.errors import BadBase, UnknownBase
 from limner.files import user_cache
-from limner.models.registry import family_of_base, folder_of, hub_bases, hub_id_of
+from limner.models.registry import family_of_base, folder_of, hub_bases, hub_id_of, lora_twin
 from limner.models.single_file import look
 from limner.models.source import Source, download_command, fetching, locate
 
@@ -94,6 +94,9 @@ def described(
     if Path(name).expanduser().is_file():
         return known(look(Path(name).expanduser()).donor)
     is_local = name in folders or Path(name).expanduser().is_dir()
+    if (twin := lora_twin(name)) and not is_local:
+        raw = described(twin.train_on, folders=folders, tell=tell)
+        return replace(raw, name=name, facts={**raw.facts, **twin.changes.get("limner", {})})
     if name in hub_bases() and not is_local:
         return known(name)
     if is_local or name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -86,6 +86,12 @@ class RegisteredBase:
     both."""
     steps: int = 0
     """Of a distilled base: the steps that it was distilled to."""
+    lora: str = ""
+    """Of a distilled base that is ``train_on`` with a LoRA in its denoiser: that file, in the folder of the
+    bases that come with the package, or on the hub (owner/name/file.safetensors). Such a base has no hub id.
+    "": it has weights of its own."""
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of such a base: "limner" (limner.json) or "scheduler" -> keys with values of its own."""
     civitai: str = ""
     """What Civitai's list of base models calls it; "" of a base that it does not list."""
 

@@ -114,6 +114,12 @@ HUB_LICENCES = {
 """Licence of a base -> what the hub calls it, where it has a name for it."""
 
 
+def lora_twin(name: str) -> RegisteredBase | None:
+    """The registered base of that name that is another one with a LoRA in it; None where there is none."""
+    base = registered_bases().get(name)
+    return base if base and base.lora else None
+
+
 def hub_licence(base: RegisteredBase) -> HubLicence:
     """The licence of a base, as a model card on the hub names it."""
     if identifier := HUB_LICENCES.get(base.licence):
@@ -128,12 +134,12 @@ def twin_of(name: str) -> RegisteredBase | None:
     Args:
         name: A registered name or a hub id.
     """
-    base = next((base for base in hub_bases().values() if name in (base.name, base.hub_id)), None)
+    base = named_base(name)
     if base is None:
         return None
     if base.train_on:
-        return hub_bases()[base.train_on]
-    return next((twin for twin in hub_bases().values() if twin.train_on == base.name), None)
+        return registered_bases()[base.train_on]
+    return next((twin for twin in registered_bases().values() if twin.train_on == base.name), None)
 
 
 def distilled_note(name: str, *, distilled: bool = False) -> str:
@@ -143,11 +149,8 @@ def distilled_note(name: str, *, distilled: bool = False) -> str:
         name: A registered name, a hub id, or the name of a folder.
         distilled: Whether the base says of itself that it is.
     """
-    twin = twin_of(name)
-    is_twin = twin is not None and any(
-        base.train_on for base in hub_bases().values() if name in (base.name, base.hub_id)
-    )
-    if not (distilled or is_twin):
+    twin, base = twin_of(name), named_base(name)
+    if not (distilled or (base and base.train_on)):
         return ""
     instead = f"Train on {twin.name} and use the LoRA here" if twin else "Train on the base it was made from"
     return (

@@ -13,7 +13,7 @@ from typing import Any
 from limner.errors import BadBase, UnknownBase
 from limner.files import human, real_path, require_space, sha256_file, user_cache, write_text
 from limner.models.config_rules import require_plain
-from limner.models.registry import hub_bases, hub_id_of
+from limner.models.registry import hub_bases, hub_id_of, registered_bases
 from limner.models.single_file import single_file_titles
 
 ALLOW_PATTERNS = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
@@ -158,7 +158,7 @@ def locate(
     if folder.is_dir():
         return _open(folder, real_path(folder).name)
     if name not in hub_bases() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        names = ", ".join(sorted({*folders, *hub_bases()}))
+        names = ", ".join(sorted({*folders, *registered_bases()}))
         titles = single_file_titles()
         raise UnknownBase(
             f"Base {name!r} is no folder here and no known name. Known: {names}. "
