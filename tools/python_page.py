@@ -19,13 +19,14 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "python.md"
 HEAD = """\
 # Limner in Python
 
-<!-- Written by tools/python_page.py from api.py, arguments.py, events.py, report/view.py, lora/verbs.py. -->
+<!-- Written by tools/python_page.py from api.py, results.py, arguments.py, events.py and others. -->
 
 ```python
 import limner
 
 run = limner.train("photos/", base="glyph", trigger="sks cat", steps=300)
 print(run.lora, run.validation_loss)
+print(limner.judge(run).recommendation.reason)
 limner.generate(run, "sks cat on a skateboard", strength=0.8)
 ```
 Importing `limner` takes no time and loads no torch; that comes with the first call. Every name is typed. Two
@@ -46,12 +47,14 @@ FUNCTIONS = (
     "check",
     "caption",
     "generate",
+    "judge",
     "instant",
     "preset",
 )
 KEYS = (
     (arguments.RecipeKeys, "Keys of the recipe"),
     (arguments.SamplingKeys, "Keys of `limner.generate`"),
+    (arguments.JudgeKeys, "Keys of `limner.judge`"),
     (arguments.InstantKeys, "Keys of `limner.instant`"),
     (arguments.CaptionKeys, "Keys of `limner.caption`"),
 )

@@ -6,30 +6,39 @@ kept, ``limner.errors.Stopped`` is raised, and the same call goes on. All errors
 ``limner.errors.LimnerError``.
 """
 
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from limner.arguments import CaptionKeys, InstantKeys, RecipeKeys, SamplingKeys
+from limner.arguments import CaptionKeys, RecipeKeys
 from limner.errors import BadUsage
 from limner.events import CacheFilled, Done, Event, OnEvent
 from limner.imports import swiftly
-from limner.lora import hub
 from limner.recipe import Recipe
 from limner.reporter import Reporter
-from limner.target import RunRequest, of_recipe, request_for, subject_of, template
+from limner.results import Stop, asker_of, generate, instant, judge, reporter_of
+from limner.target import RunRequest, of_recipe, request_for, template
 
 if TYPE_CHECKING:
     from limner.captions.summary import CaptionReport
     from limner.checking.check import CheckReport
     from limner.planning.planner import PlanResult
-    from limner.prediction import InstantReport
 
+__all__ = [
+    "cache",
+    "caption",
+    "check",
+    "generate",
+    "instant",
+    "judge",
+    "plan",
+    "preset",
+    "train",
+    "train_iter",
+]
 Target = str | Path | Recipe
 """A folder of images, a recipe.toml, a run folder, or a recipe."""
-Stop = threading.Event | Callable[[], bool]
 
 
 def train(
@@ -62,7 +71,7 @@ def train(
         LimnerError: The recipe, the images, the base or the machine do not allow it.
     """
     request = _request(target, out, settings, keys)
-    reporter = _reporter(on_event, stop)
+    reporter = reporter_of(on_event, stop)
     _introduce(request.recipe, reporter)
     with swiftly():
         from limner.runs import train as run
@@ -120,7 +129,7 @@ def _events(request: RunRequest, stop: Stop | None) -> Iterator[Event]:
 
     events: deque[Event] = deque()
     _introduce(request.recipe, Reporter(events.append))
-    interrupt = Interrupt(_asker(stop))
+    interrupt = Interrupt(asker_of(stop))
     run = running(request.recipe, request.out, Reporter(events.append, interrupt.due), interrupt)
     try:
         is_running = True
@@ -161,7 +170,7 @@ def cache(
     request = _request(target, out, settings, keys)
     from limner.runs import cache as run
 
-    return run(request.recipe, request.out, _reporter(on_event, stop))
+    return run(request.recipe, request.out, reporter_of(on_event, stop))
 
 
 def plan(
@@ -230,7 +239,7 @@ def check(
     from limner.checking.check import check as run
 
     folder = Path(out) if out else request.out / "check"
-    return run(request.recipe, folder, _reporter(on_event, stop), encoder=encoder)
+    return run(request.recipe, folder, reporter_of(on_event, stop), encoder=encoder)
 
 
 def caption(
@@ -270,92 +279,12 @@ def caption(
     if values:
         names = ", ".join(CaptionKeys.__annotations__)
         raise BadUsage(f"caption takes no {next(iter(values))}. It takes {names}.")
-    return run(Path(folder), spec, options, CaptionSettings(**settings), _reporter(on_event, stop))
+    return run(Path(folder), spec, options, CaptionSettings(**settings), reporter_of(on_event, stop))
 
 
 def _some(values: dict[str, Any], *names: str) -> dict[str, Any]:
     """Take these out of ``values``, where they are there."""
     return {name: values.pop(name) for name in names if name in values}
-
-
-def generate(
-    run: Done | str | Path,
-    prompts: str | Sequence[str] = (),
-    *,
-    out: str | Path | None = None,
-    base: str | None = None,
-    strength: float | Sequence[float] = 1.0,
-    on_event: OnEvent | None = None,
-    stop: Stop | None = None,
-    **keys: Unpack[SamplingKeys],
-) -> list[Path]:
-    """Generate images with a LoRA, loaded exactly as other tools load it.
-
-    Args:
-        run: A run, its folder, what it was made from, one of its checkpoints, a LoRA file or a hub id.
-        prompts: One or several; of a run, its own when left out.
-        out: Folder for the images; beside the LoRA when left out.
-        base: Base model; the one that the LoRA was trained on when left out.
-        strength: Of the LoRA, or several to compare; 0 is the base alone.
-        on_event: Called with each event.
-        stop: Ends the work after the image that is under way.
-        keys: See :class:`SamplingKeys`.
-
-    Returns:
-        The image files, prompts outermost, then a grid for each prompt where there is something to compare.
-    """
-    from limner.generation.generate import generate as images_of
-    from limner.generation.settings import GenerationRequest, Settings
-
-    values: dict[str, Any] = dict(keys)
-    values["controls"] = tuple(Path(path) for path in values.pop("images", None) or ())
-    steps, texts = values.pop("step", ()), [prompts] if isinstance(prompts, str) else prompts
-    steps, names = [steps] if isinstance(steps, int | str) else steps, ("negative_lora", "prompt_file")
-    paths: dict[str, Any] = {name: Path(path) for name in names if (path := values.pop(name, None))}
-    target = run.path if isinstance(run, Done) else run
-    subject = subject_of(hub.local(target), texts, paths.pop("prompt_file", None), steps)
-    request = GenerationRequest(
-        targets=subject.paths,
-        prompts=subject.prompts,
-        out=Path(out or (hub.output_path(target, "-pictures") if hub.on_hub(target) else subject.folder)),
-        base=base,
-        **{name: values.pop(name, None) or "" for name in ("components_from", "sample_base")},
-        loras={hub.local(path): scale for path, scale in values.pop("loras", {}).items()},
-        embeddings=tuple(map(Path, values.pop("embeddings", ()))),
-        settings=Settings(lora_scale=strength, **values, **paths),
-    )
-    return images_of(request, _reporter(on_event, stop))
-
-
-def instant(
-    photos: str | Path | Sequence[str | Path],
-    *,
-    base: str = "glyph",
-    out: str | Path = "instant.safetensors",
-    on_event: OnEvent | None = None,
-    **keys: Unpack[InstantKeys],
-) -> "InstantReport":
-    """Make a LoRA of 1 to 8 pictures in one pass of a predictor, without training.
-
-    Args:
-        photos: A picture, a folder of pictures, or several of them. More than 8 are read in groups.
-        base: Base model, as recipes name it.
-        out: The file to write.
-        on_event: Called with each event.
-        keys: See :class:`InstantKeys`.
-
-    Returns:
-        Where the LoRA is, its rank, and how alike the pictures are.
-
-    Raises:
-        LimnerError: A picture, the predictor or the base cannot be used.
-    """
-    from limner.prediction import InstantOptions
-    from limner.prediction import instant as run
-
-    paths = [photos] if isinstance(photos, str | Path) else photos
-    options = InstantOptions(**keys)
-    return run([Path(path) for path in paths], base, Path(out), options, Reporter(on_event))
 
 
 def preset(
@@ -390,11 +319,3 @@ def _request(
     if isinstance(target, Recipe):
         return of_recipe(target, overrides, home)
     return request_for(Path(target), overrides, home)
-
-
-def _reporter(on_event: OnEvent | None, stop: Stop | None) -> Reporter:
-    return Reporter(on_event, _asker(stop))
-
-
-def _asker(stop: Stop | None) -> Callable[[], bool] | None:
-    return stop.is_set if isinstance(stop, threading.Event) else stop

@@ -120,6 +120,29 @@ class SamplingKeys(TypedDict, total=False):
     """Control images of every prompt, for an edit model; those of the run's recipe when left out."""
 
 
+class JudgeKeys(TypedDict, total=False):
+    """What of a run is judged."""
+
+    steps: int | str | Sequence[int | str]
+    """Training steps, "best" or "last"; all that kept a LoRA when left out."""
+    strengths: Sequence[float]
+    """Strengths that each is judged at; 0.4, 0.6, 0.8, 1 and 1.2 when left out."""
+    prompts: str | Sequence[str]
+    """With "[trigger]" or the trigger itself; those of the recipe when left out."""
+    prompt_file: str | Path
+    """A text file with one more prompt per line."""
+    leak_prompts: str | Sequence[str]
+    """Without the trigger; the others with the trigger taken out when left out."""
+    seeds: int | Sequence[int]
+    """How many seeds, or which; 4 when left out."""
+    size: int | tuple[int, int]
+    """Pixels of a side, or width and height; as samples have it when left out."""
+    encoders: str | Sequence[str]
+    """Vision encoders by folder or hub id: the first looks, the first with a text tower reads prompts.
+
+    SigLIP 2 when left out, on glyph its own judge."""
+
+
 class InstantKeys(TypedDict, total=False):
     """How a LoRA is made in one pass."""
 

@@ -3,7 +3,9 @@ import shutil
 
 from PIL import Image
 
+import limner
 from limner.errors import BadData
+from limner.events import Message, ProgressMade
 from limner.judging.judge import judge
 from limner.judging.request import JudgeOptions
 from limner.run_folder import RunDir
@@ -35,10 +37,12 @@ def test_a_run_is_judged_and_judged_again_without_new_images(run, clip):
     assert all((run / image["path"]).is_file() for image in record["images"]) and len(record["images"]) == 20
     with Image.open(run / record["sheet"]) as sheet:
         assert sheet.width > 3 * 128
-    again = Told()
-    second = judge(run, options, again)
+    events = []
+    second = limner.judge(run, strengths=[0.5, 1.0], seeds=2, encoders=clip, on_event=events.append)
     assert second.new_images == 0 and second.cells == report.cells
-    assert "of which 20 are there" in again.lines[0] and "Generating" not in again.counts
+    lines = [event.text for event in events if isinstance(event, Message)]
+    assert "of which 20 are there" in lines[0]
+    assert {event.label for event in events if isinstance(event, ProgressMade)} == {"Looking"}
 
 
 def test_what_is_not_measured_is_told(run, tmp_path):

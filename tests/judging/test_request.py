@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from limner.errors import BadUsage
-from limner.judging.request import JudgeOptions, has_trigger, listed, request_of, without_trigger
+from limner.judging.request import JudgeOptions, has_trigger, listed, options_of, request_of, without_trigger
 from limner.recipe import Data, Recipe, Sample
 from limner.recipe.toml import dump
 from limner.run_folder import RunDir
@@ -93,3 +95,16 @@ def test_what_cannot_be_judged_is_told(run, photos, tmp_path):
     write(bare, photos)
     with raises(BadUsage):
         request_of(bare.path, JudgeOptions())
+
+
+def test_keys_of_python_are_the_options_of_the_command_line():
+    values = options_of({"steps": "best", "strengths": [1], "prompts": "zorb", "seeds": 2, "size": 64})
+    assert values == JudgeOptions(
+        steps=("best",), strengths=(1,), prompts=("zorb",), seeds=(0, 1), size=(64, 64)
+    )
+    assert options_of({"steps": [2, 4], "seeds": [7], "size": (64, 32), "prompt_file": "p.txt"}) == (
+        JudgeOptions(steps=(2, 4), seeds=(7,), size=(64, 32), prompt_file=Path("p.txt"))
+    )
+    assert options_of({}) == JudgeOptions()
+    with raises(BadUsage):
+        options_of({"strength": 1.0})  # pyright: ignore[reportArgumentType]

@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from limner.arguments import JudgeKeys
 from limner.bases.demo_sets import TEST_NOUNS
 from limner.errors import BadUsage
 from limner.generation.settings import Settings
@@ -45,6 +47,28 @@ class JudgeOptions:
             raise BadUsage("--strengths holds 0, which is the base; it is always there. Name those above 0.")
         if not self.seeds:
             raise BadUsage("--seeds is 0; it must be at least 1. Below 2 there is no variety to measure.")
+
+
+def options_of(keys: JudgeKeys) -> JudgeOptions:
+    """The options that a call from Python gives.
+
+    Raises:
+        BadUsage: A key is unknown, or a value means nothing.
+    """
+    values: dict[str, Any] = dict(keys)
+    if unknown := [name for name in values if name not in JudgeKeys.__annotations__]:
+        raise BadUsage(f"judge takes no {unknown[0]}. It takes {', '.join(JudgeKeys.__annotations__)}.")
+    for name in ("steps", "strengths", "prompts", "leak_prompts", "encoders"):
+        if name in values:
+            value = values[name]
+            values[name] = (value,) if isinstance(value, str | int | float) else tuple(value)
+    if (seeds := values.get("seeds")) is not None:
+        values["seeds"] = tuple(range(seeds) if isinstance(seeds, int) else seeds)
+    if isinstance(size := values.get("size"), int):
+        values["size"] = (size, size)
+    if file := values.get("prompt_file"):
+        values["prompt_file"] = Path(file)
+    return JudgeOptions(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
