@@ -368,3 +368,12 @@ def test_a_prompt_with_the_trigger_becomes_one_for_each_set():
     sets = [{"images": "a", "trigger": "zorb"}, {"images": "b", "trigger": "blik"}]
     recipe = change(Recipe(), {"data.sets": sets, "sample.prompts": ("[trigger] on the moon", "a cat")})
     assert prompts(recipe) == ("zorb on the moon", "blik on the moon", "a cat")
+
+
+def test_a_table_for_another_method_is_not_written_so_that_its_defaults_may_change():
+    text = dump(Recipe(base="glyph", data={"images": "photos"}))
+    assert not {"slider", "distill", "inversion", "instant"} & parse(text).model_fields_set
+    assert "[train]" in text and "[slider]" not in text
+    slider = {"positive": "a red car", "negative": "a blue car", "neutral": ["a car"], "guidance": 2.0}
+    recipe = Recipe(base="glyph", train={"objective": "slider"}, slider=slider)
+    assert "[slider]" in dump(recipe) and parse(dump(recipe)) == recipe

@@ -211,8 +211,13 @@ PREDICTOR_HAS_NO = (
 """Keys that mean nothing where a predictor is trained."""
 
 
-def refuse_idle(recipe: "Recipe", table: str, owner: str) -> None:
+OWNERS = {"instant": "method", "inversion": "method", "distill": "objective", "slider": "objective"}
+"""Table that counts for one value of a key of [train] alone, which is its name -> that key."""
+
+
+def refuse_idle(recipe: "Recipe", table: str) -> None:
     """Raise ``BadRecipe`` where a table is set for another ``train.method`` or ``train.objective``."""
+    owner = OWNERS[table]
     section, choice = getattr(recipe, table), getattr(recipe.train, owner)
     for key, field in type(section).model_fields.items():
         if getattr(section, key) != field.default:
@@ -226,7 +231,7 @@ def refuse_instant(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where a key does not fit the training of a predictor, or [instant] is idle."""
     train = recipe.train
     if train.method != "instant":
-        refuse_idle(recipe, "instant", "method")
+        refuse_idle(recipe, "instant")
         return
     for path in PREDICTOR_HAS_NO:
         table, _, key = path.partition(".")

@@ -21,7 +21,7 @@ def refuse_distillation(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys do not fit distillation, or [distill] is set for nothing."""
     train = recipe.train
     if train.objective != "distill":
-        refuse_idle(recipe, "distill", "objective")
+        refuse_idle(recipe, "distill")
         return
     for key in DISTILL_HAS_NO:
         if getattr(train, key) != type(train).model_fields[key].default:
@@ -72,7 +72,7 @@ def refuse_slider(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys do not fit a slider, or [slider] is set for nothing."""
     train, slider = recipe.train, recipe.slider
     if train.objective != "slider":
-        refuse_idle(recipe, "slider", "objective")
+        refuse_idle(recipe, "slider")
         return
     if not slider.positive:
         raise BadRecipe(
@@ -145,7 +145,7 @@ def refuse_inversion(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where keys do not fit textual inversion, or [inversion] is set for nothing."""
     table, train = recipe.inversion, recipe.train
     if train.method != "inversion":
-        refuse_idle(recipe, "inversion", "method")
+        refuse_idle(recipe, "inversion")
         return
     _refuse_words(recipe)
     _refuse_optimizer(recipe)

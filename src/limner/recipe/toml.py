@@ -11,6 +11,7 @@ from typing import Any
 from limner.errors import BadRecipe
 from limner.files import human, real_path
 from limner.recipe import aliases
+from limner.recipe.contradictions import OWNERS
 from limner.recipe.fields import Section
 from limner.recipe.schema import DataSet, ImagePair, Recipe
 
@@ -201,6 +202,9 @@ def _value(path: str, text: str) -> Any:
 def dump(recipe: Recipe) -> str:
     """The recipe as TOML, every set key written out. ``parse(dump(recipe)) == recipe``, always.
 
+    A table for another method or objective is left out: it holds defaults, which a later version may change,
+    and would then refuse as set.
+
     Raises:
         BadRecipe: A path is not Unicode, and so cannot be written.
     """
@@ -208,7 +212,9 @@ def dump(recipe: Recipe) -> str:
         f"{key} = {write(value)}" for key, value in _items(recipe).items() if not isinstance(value, Section)
     ]
     for table, part in _items(recipe).items():
-        if isinstance(part, Section):
+        owner = OWNERS.get(table)
+        is_idle = owner is not None and getattr(recipe.train, owner) != table
+        if isinstance(part, Section) and not is_idle:
             lines += ["", f"[{table}]"]
             lines += [
                 f"{key} = {write(value)}"
