@@ -191,3 +191,12 @@ def test_pictures_are_not_trusted(url: str, told: str) -> None:
 def test_endless_texts_are_cut() -> None:
     assert printable("a\nb\tc") == "a b c"
     assert len(printable("x" * 9999)) < 310
+
+
+@pytest.mark.parametrize(("tool", "family"), [("sd-scripts", "sdxl"), ("musubi", "qwen-image")])
+@pytest.mark.parametrize("ending", ["lora_A", "lora_down"])
+def test_kohyas_trainers_know_their_own_endings_alone(tmp_path, tool: str, family: str, ending: str) -> None:
+    path, style = tmp_path / "a.safetensors", family_keys(family).tools[tool].writes
+    flat = spelled(family, style.prefix, style.naming, ending)
+    save_file({name: tensor for name, tensor in flat.items() if "_te1_" not in name}, path)
+    assert inspect(path, family).loads[tool].startswith("yes" if ending == "lora_down" else "passes over 2 ")

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -164,6 +164,15 @@ def group_by_module(flat: Mapping[str, Tensor]) -> list[ModuleTensors]:
         kinds = " and ".join(sorted({_unread_kind(key) for key in flat}))
         raise BadLora(f"It holds {kinds} and no factors: it is no LoRA. Use the tool that wrote it.")
     return [ModuleTensors(stem, parts) for stem, parts in modules.items()]
+
+
+def stems(names: Iterable[str]) -> set[str]:
+    """The modules that tensors of these names belong to.
+
+    Raises:
+        BadLora: A name is none that an adapter has.
+    """
+    return {_split(key)[0] for key in names if not _unread_kind(key)}
 
 
 def _refuse_control(flat: Mapping[str, Tensor]) -> None:

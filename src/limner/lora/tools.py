@@ -31,7 +31,12 @@ class Tool:
     """The axis of a DoRA's norms that the tool computes rightly; it knows no other name than that form's."""
     kernels: bool = True
     """Whether convolutions with kernels larger than 1 x 1 are computed."""
+    endings: str = ""
+    """A pattern of all ends of tensors' names that it knows; "" where it knows every one that we do."""
 
+
+KOHYA_ENDINGS = r"\.(lora_(down|up|mid)\.weight|alpha|dora_scale|hada_w[12]_[ab]|lokr_w[12](_[ab])?)$"
+"""kohya's own trainers look for these, and pass over peft's and older ones."""
 
 DIFFUSERS = Tool(
     name="diffusers",
@@ -45,10 +50,12 @@ COMFYUI = Tool(
 SD_SCRIPTS = Tool(
     name="sd-scripts",
     source="sd-scripts at 48d368fa, networks/lora.py, lora_flux.py, lora_sd3.py: create_network_from_weights",
+    endings=KOHYA_ENDINGS,
 )
 MUSUBI = Tool(
     name="musubi",
     source="musubi-tuner at 30c658c4, utils/lora_utils.py: load_safetensors_with_lora_and_fp8",
+    endings=KOHYA_ENDINGS,
 )
 KOHYA = Tool(
     name="kohya",
@@ -260,11 +267,13 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
     parts = keys.group_by_module(flat)
     locations = {part.stem: locate(part.stem, names, rules.reads, rules.text) for part in parts}
     rest, usable = [], []
+    foreign = keys.stems(key for key in flat if not re.search(tool.endings, key))
     for part in parts:
         location = locations[part.stem]
         readable = location is not None and not _without_name(location.match, location.style, names, tool)
         if location is not None and location.component == names.component and readable and not tool.kernels:
             readable = "down" not in part.tensors or part.tensors["down"][0, 0].numel() == 1
+        readable = readable and part.stem not in foreign
         if ("dora_scale" if tool.norms == "out" else "magnitude") in part.tensors:
             readable = False  # it would load as the LoRA that it is without its norms
         (usable if readable else rest).append(part)
