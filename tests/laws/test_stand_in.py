@@ -196,3 +196,61 @@ def test_a_run_is_that_of_a_processor_and_a_smaller_plan_changes_nothing(
     fell = [row for row in short if "out_of_memory" in row]
     assert fell and "CUDA out of memory" in fell[0]["out_of_memory"]
     assert losses(short) == losses(there)
+
+
+GENERATE = """
+import gc
+import sys
+from pathlib import Path
+import torch
+from limner.generation import pipeline_keeper
+from limner.generation.generate import ImageSampler
+from limner.generation.settings import GenerationRequest, Settings
+from limner.planning import memory
+from limner.recipe.prompt_file import PromptLine
+from limner.reporter import Reporter
+
+memory.CONTEXT["cuda"] = memory.WORKSPACE["cuda"] = memory.GRAIN = 0  # larger than the base
+lines = []
+
+
+def image(room):
+    pipeline_keeper.budget = lambda device: room
+    keeper = pipeline_keeper.PipelineKeeper()
+    torch.cuda.reset_peak_memory_stats()
+    request = GenerationRequest(
+        targets=(), base="glyph", prompts=(PromptLine("a cat"),), out=Path("-"), settings=Settings(steps=2)
+    )
+    reporter = Reporter(lambda event: lines.append(getattr(event, "text", "")))
+    ((_, image, _),) = ImageSampler(request, reporter, keeper).images(*request.prompts)
+    peak = torch.cuda.max_memory_allocated()
+    keeper.release()
+    return image.tobytes(), peak
+
+
+def bytes_left():
+    gc.collect()
+    return torch.cuda.memory_allocated()
+
+
+MANY = 2**40
+whole, most = image(MANY)
+bytes_left()
+same, streamed = image(0)
+print(same == whole, streamed / most, bytes_left())
+ballast = torch.empty(int(sys.argv[1]) - round(0.7 * most), dtype=torch.uint8, device="cuda")
+same, peak = image(MANY)  # what is predicted to fit does not
+print(same == whole)
+print(*filter(None, lines), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_a_generation_on_a_card_too_small_for_all_models_gives_the_same_image(library: Path) -> None:
+    size = card.GIB
+    law, fallen, *lines = told(library, "-c", GENERATE, str(size), size=size).splitlines()
+    same, share, rest = law.split()
+    assert (same, rest, fallen) == ("True", "0", "True") and float(share) < 0.5
+    assert "all models on the card" in lines[0]
+    assert "model offload" in lines[1] and "block swap: 6 of 6 blocks in CPU RAM" in lines[1]
+    assert any(line.startswith("Out of memory. Going on with model offload") for line in lines[2:])

@@ -4,7 +4,7 @@ DreamBooth's prior preservation (Ruiz et al. 2022, arXiv:2208.12242, section 3.3
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from limner.data.captions import NAMES, without_trigger
 from limner.data.views import View
 from limner.errors import BadRecipe
 from limner.files import atomic_write, write_json, write_text
-from limner.generation.pipeline import batch_kwargs, batch_size, pipeline
+from limner.generation.pipeline import batch_kwargs, batch_size
+from limner.generation.pipeline_keeper import PipelineKeeper
 from limner.models.family import SamplingParams
 from limner.models.sampling import overrides_of
 from limner.nn import distributed
@@ -171,22 +172,27 @@ def _generate(base: ResolvedBase, images: GeneratedImages, reporter: Reporter) -
     ]
     # first: a picture that is there has its caption
     write_text(folder / NAMES[0], "".join(f"{json.dumps(row)}\n" for row in rows))
-    pipe = pipeline(family, base.source, overrides=overrides_of(base.objective))
+    keeper = PipelineKeeper(reporter.line)
+    pipe = keeper.open(base, overrides=overrides_of(base.objective), params=images.params)
     options = family.pipeline_kwargs(base.source, images.params)
     with reporter.progress(f"Generating pictures of the {images.purpose}", len(todo)) as bar:
         for numbers in _batches(len(jobs), batch_size(images.params), todo):
-            prompts = [jobs[number][0] for number in numbers]
-            draws = [
-                torch.Generator().manual_seed(images.seed_of(recipe, *jobs[number])) for number in numbers
-            ]
-            batch = pipe(**batch_kwargs(prompts, options), generator=draws).images
-            for number, image in zip(numbers, batch, strict=True):
+            seeds = [images.seed_of(recipe, *jobs[number]) for number in numbers]
+            kwargs = batch_kwargs([jobs[number][0] for number in numbers], options)
+
+            def compute(kwargs: Mapping[str, Any] = kwargs, seeds: Sequence[int] = seeds) -> Any:
+                return pipe(
+                    **kwargs, generator=[torch.Generator().manual_seed(seed) for seed in seeds]
+                ).images
+
+            for number, image in zip(numbers, keeper.computed(compute), strict=True):
                 if number in todo:
                     atomic_write(
                         folder / f"{number:04d}.png",
                         lambda draft, image=image: image.save(draft, format="PNG"),
                     )
                     bar.advance(note=jobs[number][0])
+    keeper.release()
 
 
 def _batches(count: int, size: int, todo: Collection[int]) -> Iterator[range]:

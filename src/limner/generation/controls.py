@@ -95,7 +95,7 @@ def _texts(units: Sequence[Unit], pipe: Any, values: dict[str, Any]) -> dict[str
             texts |= set(unit.writes)
             inputs = {name: values[name] for name in unit.reads}
             inputs = {
-                name: value.to(pipe.device) if isinstance(value, Tensor) else value
+                name: value.to(pipe._execution_device) if isinstance(value, Tensor) else value
                 for name, value in inputs.items()
             }
             values |= unit.run(pipe.components, inputs)

@@ -24,7 +24,8 @@ from limner.generation.branches import (
 from limner.generation.controls import prompt_kwargs, require_controls, shown_images
 from limner.generation.grid import Cell, write_grid
 from limner.generation.image_files import ImageRecord, UsedLora, UsedWord, write_image
-from limner.generation.pipeline import batch_kwargs, batch_size, pipeline, refusing
+from limner.generation.pipeline import batch_kwargs, batch_size, refusing
+from limner.generation.pipeline_keeper import PipelineKeeper
 from limner.generation.settings import GenerationRequest, Settings
 from limner.generation.trained import Trained, lora_of, trained_of
 from limner.generation.words import embedding_file, require_words, with_words, words_of
@@ -72,7 +73,7 @@ class ImageSampler:
     Args:
         request: What to sample with; without a target the base alone.
         reporter: Is told what is odd about the files.
-        open_pipeline: Makes the pipeline, as :func:`pipeline` does.
+        keeper: Has the pipeline, maybe from the request before.
         on_step: Called after each step of the sampler with how many are done.
 
     Raises:
@@ -83,7 +84,7 @@ class ImageSampler:
         self,
         request: GenerationRequest,
         reporter: Reporter,
-        open_pipeline: Callable[..., Any] = pipeline,
+        keeper: PipelineKeeper | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> None:
         """See the class."""
@@ -121,7 +122,13 @@ class ImageSampler:
         files = {name: path for path, name in self._names.items()}
         if path := self.settings.negative_lora:
             files[NEGATIVE_LORA] = path
-        self.pipe = open_pipeline(self.family, self.source, files, overrides)
+        self._keeper = keeper or PipelineKeeper()
+        self._keeper.tell = reporter.line
+        largest = max(
+            (_params(self.family, self.source, _overlaid(self.settings, line)) for line in request.prompts),
+            key=lambda params: params.width * params.height,
+        )
+        self.pipe = self._keeper.open(resolved, files, overrides, params=largest)
 
     def _read_words(self, trained: Sequence[Trained], request: GenerationRequest) -> None:
         """Token vectors: of each target its own, of all those of ``--embedding`` and of further LoRAs."""
@@ -177,6 +184,7 @@ class ImageSampler:
 
         Raises:
             BadBase: The base cannot compute.
+            DoesNotFit: Memory runs out however little is on the device.
         """
         settings = _overlaid(self.settings, line)
         params = _params(self.family, self.source, settings)
@@ -187,15 +195,19 @@ class ImageSampler:
         strengths = ({target: strength} if target in self._names else {}) | self._further_loras
         positive = {self._names[path]: scale for path, scale in strengths.items()}
         negative = negative_scales(settings, positive, strength)
-        generators = [torch.Generator().manual_seed(seed) for _, seed in jobs]
         words = self._words[target]
-        with with_words(self.pipe, self.family, words), ExitStack() as stack:
-            kwargs = self._prompt_kwargs([prompt for prompt, _ in jobs], options, settings)
-            if self._on_step is not None:
-                kwargs["callback_on_step_end"] = self._stepped
-            stack.enter_context(refusing(self.source))
-            stack.enter_context(with_adapters(self.pipe, self.family, positive, negative))
-            images = self.pipe(**kwargs, **control_kwargs, generator=generators).images
+
+        def computed() -> list[Image.Image]:
+            generators = [torch.Generator().manual_seed(seed) for _, seed in jobs]
+            with with_words(self.pipe, self.family, words), ExitStack() as stack:
+                kwargs = self._prompt_kwargs([prompt for prompt, _ in jobs], options, settings)
+                if self._on_step is not None:
+                    kwargs["callback_on_step_end"] = self._stepped
+                stack.enter_context(refusing(self.source))
+                stack.enter_context(with_adapters(self.pipe, self.family, positive, negative))
+                return self.pipe(**kwargs, **control_kwargs, generator=generators).images
+
+        images = self._keeper.computed(computed)
         used = [replace(self._used[path], strength=scale) for path, scale in strengths.items()]
         return [
             (image, replace(self._record(prompt, seed, image, options, used), words=_used_words(words)))

@@ -18,7 +18,7 @@ from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.events import Event, Message
 from limner.generation.generate import ImageSampler
 from limner.generation.image_files import write_image
-from limner.generation.pipeline import PipelineKeeper
+from limner.generation.pipeline_keeper import PipelineKeeper
 from limner.generation.settings import GenerationRequest, Settings
 from limner.recipe.prompt_file import PromptLine
 from limner.reporter import Reporter
@@ -154,7 +154,7 @@ class Worker:
             if isinstance(event, Message):
                 self._tell(name, "line", text=event.text)
 
-        sampler = ImageSampler(request, Reporter(on_event), self._keeper.open, on_step)
+        sampler = ImageSampler(request, Reporter(on_event), self._keeper, on_step)
         (line,) = request.prompts
         for _, image, record in sampler.images(line):
             path = write_image(request.out, image, record)

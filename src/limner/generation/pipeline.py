@@ -1,8 +1,7 @@
 """The stock pipeline of a base with LoRAs in it, loaded exactly as other tools load them."""
 
-import gc
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,13 +43,28 @@ def pipeline(
     loras: Mapping[str, Path] = MappingProxyType({}),
     overrides: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The stock pipeline of a base with LoRAs in it, each at full strength, on the best device here.
+    """The stock pipeline of a base with LoRAs in it, each at full strength, all on the best device here.
 
     Args:
         family: The family of the base.
         source: The base.
         loras: Name of an adapter -> its file. What they do adds up.
         overrides: Settings of the sampler, over those of its config.
+    """
+    device = device_of("auto")
+    pipe = on_host(family, source, overrides).to(device)
+    for name, path in loras.items():
+        diffusers_loader.load(pipe, path, name)
+    if loras:
+        set_strengths(pipe, dict.fromkeys(loras, 1.0))
+    return pipe.to(device)
+
+
+def on_host(family: Family, source: Source, overrides: Mapping[str, Any] | None = None) -> Any:
+    """The stock pipeline of a base, in the precision of the best device here, on the host.
+
+    Raises:
+        BadBase: It cannot be loaded.
     """
     import diffusers
 
@@ -77,7 +91,7 @@ def pipeline(
             **dict.fromkeys(
                 {*family.unused_parts, *unread_parts, *processors}
             ),  # a name of a class in the index loads nothing
-        ).to(device)
+        )
         tokenizers = {part: load(family, source, part, dtype=dtype, device=device) for part in processors}
         pipe.register_modules(**tokenizers)
     except torch.OutOfMemoryError:  # the files are whole
@@ -91,12 +105,8 @@ def pipeline(
         pipe.vae.decode = in_fp32(pipe.vae.decode)
     if overrides:
         pipe.scheduler = sampler(source, overrides)
-    for name, path in loras.items():
-        diffusers_loader.load(pipe, path, name)
-    if loras:
-        set_strengths(pipe, dict.fromkeys(loras, 1.0))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe
 
 
 BATCH_PIXELS = 512 * 512
@@ -149,53 +159,3 @@ def drop_adapters(pipe: Any, names: Collection[str]) -> None:
                     layer.delete_adapter(name)
         for name in names:
             getattr(model, "peft_config", {}).pop(name, None)
-
-
-class PipelineKeeper:
-    """Keeps the last pipeline: the same base with other LoRAs is not read from the disk again."""
-
-    def __init__(self) -> None:
-        self._pipe: Any = None
-        self._base: Any = None
-        self._adapters: dict[str, Any] = {}
-
-    def open(
-        self,
-        family: Family,
-        source: Source,
-        loras: Mapping[str, Path] = MappingProxyType({}),
-        overrides: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """The same as :func:`pipeline`.
-
-        Raises:
-            BadBase: The base cannot be loaded.
-            BadLora: A LoRA cannot be; nothing is kept then.
-        """
-        base = source.root, str(sorted((overrides or {}).items()))
-        if self._pipe is None or self._base != base:
-            self.release()
-            self._pipe, self._base = pipeline(family, source, {}, overrides), base
-        adapters = {
-            name: (path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in loras.items()
-        }
-        stale = [name for name, adapter in self._adapters.items() if adapters.get(name) != adapter]
-        drop_adapters(self._pipe, stale)
-        self._adapters = {name: item for name, item in self._adapters.items() if name not in stale}
-        with ExitStack() as stack:
-            stack.callback(self.release)  # some layers may have the adapter by then, and others not
-            for name in sorted(adapters.keys() - self._adapters.keys()):
-                diffusers_loader.load(self._pipe, loras[name], name)
-                self._adapters[name] = adapters[name]
-            self._pipe.to(self._pipe.device)
-            stack.pop_all()
-        return self._pipe
-
-    def release(self) -> bool:
-        """Give the memory back; whether there was something to give."""
-        was_loaded = self._pipe is not None
-        self._pipe, self._base, self._adapters = None, None, {}
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return was_loaded

@@ -108,11 +108,10 @@ class BlockSwapper:
 
     def __init__(self, buffers: Sequence[HostBuffer], copy_stream: CopyStream, slots: int) -> None:
         """See the class."""
-        size = max(buffer.bytes for buffer in buffers)
+        self.size = max(buffer.bytes for buffer in buffers)
+        """Bytes of a slot."""
         self.buffers, self.copy_stream, self.stats = buffers, copy_stream, SwapStats()
-        self.slots = [
-            Slot(torch.empty(size, dtype=torch.uint8, device=copy_stream.device)) for _ in range(slots)
-        ]
+        self.slots = [Slot(self._room(self.size)) for _ in range(slots)]
         self.by_pointer = {slot.room.data_ptr(): slot for slot in self.slots}
         self.views: dict[tuple[int, int], list[Tensor]] = {}
         self.newest = -1
@@ -184,6 +183,9 @@ class BlockSwapper:
         slot = min(spare, key=lambda candidate: candidate.block is not None)
         if slot.block is not None:
             self.buffers[slot.block].leave()  # its modules hold their tensors on the host again
+        if not len(slot.room) and self.size:
+            slot.room = self._room(self.size)
+            self.by_pointer[slot.room.data_ptr()] = slot
         buffer, number = self.buffers[block], self.slots.index(slot)
         slot.block, slot.wait_for_copy = block, self.copy_stream.copy(buffer.rest, slot.room[: buffer.bytes])
         if (block, number) not in self.views:
@@ -211,6 +213,22 @@ class BlockSwapper:
             saved_tensor.dtype
         )
         return whole.as_strided(saved_tensor.size, saved_tensor.stride, saved_tensor.start)
+
+    def _room(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.copy_stream.device)
+
+    def vacate(self) -> None:
+        """Leave the weights on the host, and give the slots back until the next block is due.
+
+        Only where no gradient is under way.
+        """
+        for slot in self.slots:
+            slot.wait_for_copy()  # what is on its way must not land in memory that others have by then
+            slot.block, slot.room, slot.wait_for_copy = None, self._room(0), _nothing
+        for buffer in self.buffers:
+            buffer.leave()
+        self.views.clear()
+        self.by_pointer.clear()
 
     def close(self) -> None:
         """Leave the weights on the host, and give the slots back."""
