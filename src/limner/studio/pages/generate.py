@@ -16,7 +16,6 @@ from limner.studio.complaints import guarded
 from limner.studio.form import Form
 from limner.studio.links import page_number, parameter
 from limner.studio.live import redraw_on_change, states
-from limner.studio.loading_need import loading_warning
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
@@ -88,8 +87,6 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
     stays_loaded = form.toggle(
         "Keep the base loaded", default=True, name="stays-loaded", help="The next image begins at once."
     )
-    if not loaded_base.is_loaded() and (warning := loading_warning(RunDir(path))):
-        st.warning(plain(warning))
     if not st.button("Generate", icon=":material/brush:", type="primary", width="stretch"):
         return
     scales = grid.strip() or (f"0,{strength:g}" if with_base else f"{strength:g}")
