@@ -50,6 +50,9 @@ def test_where_memory_runs_out_the_next_stronger_plan_takes_over(base, monkeypat
 
 def test_a_pipeline_that_was_alive_at_a_late_import_is_given_back_all_the_same(base):
     keeper = PipelineKeeper()
-    model = weakref.ref(keeper.open(base, params=PARAMS).transformer)
+    model = keeper.open(base, params=PARAMS).transformer
+    weights = [weakref.ref(weight) for weight in model.parameters()]
     gc.freeze()
-    assert keeper.release() and model() is None
+    assert len(weights) > 10 and keeper.release()
+    assert not any(weight() is not None for weight in weights)
+    assert all(weight.is_meta for weight in model.parameters())

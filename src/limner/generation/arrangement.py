@@ -67,6 +67,18 @@ class Arrangement:
             self._turns = None
         self._move(HOST)
 
+    def empty(self) -> None:
+        """Leave no weight in memory, whoever still holds a model; none can be used afterwards.
+
+        Garbage that was alive at a late import is never collected (``limner.imports``): to let go is not
+        enough.
+        """
+        self.plan = None
+        if self._turns is not None:
+            self._turns.close()
+            self._turns = None
+        self._move(torch.device("meta"))
+
     @property
     def _models(self) -> dict[str, nn.Module]:
         return {name: item for name, item in self._pipe.components.items() if isinstance(item, nn.Module)}

@@ -114,6 +114,7 @@ class PipelineKeeper:
         was_loaded = self._pipe is not None
         if self._arrangement is not None and was_loaded:
             self._arrangement.rest()
+            self._arrangement.empty()
         self._pipe, self._base, self._arrangement, self._adapters = None, None, None, {}
         _give_back()
         return was_loaded
@@ -163,7 +164,6 @@ class PipelineKeeper:
 
 
 def _give_back() -> None:
-    gc.unfreeze()  # a late import keeps what is alive then from being looked through (limner.imports)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
