@@ -231,6 +231,11 @@ def test_a_broken_base_is_told(trained, tiny_base, tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_what_lends_a_file_its_components_is_refused_for_a_base_that_is_none(trained, tmp_path):
+    with pytest.raises(BadRecipe, match=r"components_from is 'sdxl', which is for a base in one file"):
+        paint(trained, tmp_path, sample_base="glyph", components_from="sdxl")
+
+
 def test_a_lora_of_another_base_is_refused(trained, tmp_path, tiny_base):
     components = file.read(trained / "lora.safetensors").components
     moved = {

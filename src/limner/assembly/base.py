@@ -335,7 +335,8 @@ def locate_base(
         raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
     if components_from:
         raise BadRecipe(
-            f"parts is {components_from!r}, which is for a base in one file, and base is {base!r}. Remove it."
+            f"components_from is {components_from!r}, which is for a base in one file, and the base is "
+            f"{base!r}. Remove it."
         )
     if twin := lora_twin(base):
         raw = locate_base(twin.train_on, tell)

@@ -96,7 +96,7 @@ class ImageSampler:
             self.settings.require_no_lora(request.targets[0])
         base, components_from = trained[0].base, trained[0].components_from
         if request.sample_base:
-            base, components_from = sample_base_of(base, request.sample_base, "--on"), ""
+            base, components_from = sample_base_of(base, request.sample_base, "--on"), request.components_from
             self.settings = replace(self.settings, steps=few_steps(base, self.settings.steps)[0])
         resolved = resolve_base(Recipe(base=base, components_from=components_from), reporter.line)
         self.source, self.family = resolved.source, resolved.family
