@@ -137,10 +137,12 @@ def test_one_that_waits_keeps_those_before_it_going(jobs, work):
     jobs.add(["wait", "b"])
     until(lambda: (jobs.folder / "0002/state.json").exists())
     jobs.add(["env", "SHADE"], secrets={"SHADE": "s3cret"})
-    os.kill(json.loads((jobs.folder / "0002/state.json").read_text())["keeper"]["pid"], signal.SIGKILL)
+    victim = json.loads((jobs.folder / "0002/state.json").read_text())["keeper"]["pid"]
+    os.kill(victim, signal.SIGKILL)
     keeper = until(
         lambda: (
             (name := json.loads((jobs.folder / "0002/state.json").read_text())["keeper"])
+            and name["pid"] != victim  # which may still be there for a moment
             and not find_dead(name["pid"])
             and name
         )
