@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -306,7 +307,7 @@ def unverified(root: Path, keys: Collection[str]) -> list[str]:
     unknown = []
     for key in sorted(keys):
         if key[:2] not in records:
-            records[key[:2]] = _record(root / key[:2] / RECORD)
+            records[key[:2]] = json_object(root / key[:2] / RECORD)
         record = records[key[:2]].get(key)
         if record is None or record != _mark(root, key):
             unknown.append(key)
@@ -332,7 +333,7 @@ def remember(root: Path, keys: Iterable[str], count: int) -> None:
     os.sync()
     for shard, shard_keys in shards.items():
         path = root / shard / RECORD
-        previous, sound = _record(path), set(shard_keys)
+        previous, sound = json_object(path), set(shard_keys)
         marks = {key: _mark(root, key) for key in sorted({*previous, *sound})}
         # a mark without a fraction is of a file system that keeps whole seconds: it tells nothing
         record = {
@@ -352,8 +353,8 @@ def _mark(root: Path, key: str) -> Mark | None:
     return [facts.st_size, facts.st_mtime_ns % SECOND]
 
 
-def _record(path: Path) -> dict[str, Mark]:
-    """A record; nothing where there is none or it is damaged."""
+def json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where there is none, or it is damaged."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from limner.files import dead_drafts, user_cache
-from limner.graph.cache import gate, held_keys, leases_folder
+from limner.graph.cache import gate, held_keys, json_object, leases_folder
 
 BATCH = 200
 """Entries deleted under one hold of the gate: a run that starts waits for no more than these."""
@@ -225,8 +224,8 @@ def _by_run(root: Path, entries: Sequence[StoredEntry]) -> list[tuple[str, list[
     by_key = {entry.key: entry for entry in entries}
     runs = []
     for record in (root / "runs").glob("*.json"):
-        facts = _json(record)
-        keys = _json(Path(facts["index"])).get("addresses", ()) if facts else ()
+        facts = json_object(record)
+        keys = json_object(Path(facts["index"])).get("addresses", ()) if facts else ()
         if group := [by_key[key] for key in keys if key in by_key]:
             runs.append((str(facts["run"]), group))
     return sorted(runs, key=lambda pair: -max(entry.used for entry in pair[1]))
@@ -235,18 +234,9 @@ def _by_run(root: Path, entries: Sequence[StoredEntry]) -> list[tuple[str, list[
 def _forget_lost_runs(root: Path) -> None:
     """Delete the records of runs whose folder is gone. A run that comes back is put on record again."""
     for record in (root / "runs").glob("*.json"):
-        facts = _json(record)
+        facts = json_object(record)
         if not facts or not Path(facts["index"]).is_file():
             record.unlink(missing_ok=True)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """What a JSON file says, and nothing where there is none or it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _group(name: str, entries: Sequence[StoredEntry], leases: set[str]) -> EntryGroup:
