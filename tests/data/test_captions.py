@@ -17,13 +17,13 @@ from limner.data.captions import (
     read_metadata,
     read_sidecar,
     read_text,
-    region,
     split,
     variants,
     with_trigger,
     without_trigger,
 )
 from limner.data.folder import read_folder
+from limner.data.images import region
 from limner.errors import BadData
 from messages import raises
 
@@ -143,11 +143,33 @@ def test_a_missing_file_is_named(tmp_path):
         ("zxq", "这是zxqs在沙发上", 0),
         ("김", "김치 김", 1),
         ("<s1>", "photo<s1>s", 1),
+        ("미케", "소파 위의 미케가 잔다", 1),
+        ("미케", "미케에게는 미케들의 미케입니다", 3),
+        ("미케", "붉은미케, 미케노", 0),
+        ("zxq", "zxq가 소파에서 zxq와", 2),
+        ("zxq2", "zxq2의 사진", 1),
+        ("zxq", "zxq2의 사진", 0),
+        ("zxq 고양이", "zxq 고양이를 본다", 1),
+        ("zxq", "الzxq على الأريكة", 1),
+        ("zxq", "zxqом на диване", 1),
+        ("кот", "котом", 0),
+        ("x x", "xx x x", 1),
     ],
 )
 def test_a_word_needs_no_spaces_where_its_script_has_none(word, caption, count):
     assert count_word(word, caption) == count
     assert with_trigger(caption, word) == (caption if count else f"{word}, {caption}")
+
+
+korean = st.text(st.sampled_from("고양이소파 "), max_size=6).map(lambda text: f"{text} " if text else "")
+particles = st.sampled_from(["", *"은는이가을를의에", "에서", "에게는", "들이", "까지도", "으로부터"])
+
+
+@hypothesis.given(korean, st.sampled_from(["zxq", "미케", "sks cat", "zxq 고양이", "zxq2"]), particles)
+def test_a_trigger_with_a_korean_particle_is_neither_put_in_twice_nor_left_behind(before, trigger, particle):
+    caption = before + trigger + particle
+    assert with_trigger(caption, trigger) == caption
+    assert trigger not in without_trigger(caption, trigger)
 
 
 unspaced = st.text(st.sampled_from("的是在上猫犬のをタイトル"), max_size=6)

@@ -69,6 +69,7 @@ def test_the_trigger_is_taken_out_with_the_words_that_belong_to_it():
     shorter = [without_trigger(text, "zorb") for text in texts]
     assert shorter == ["cat", "a fox, at night", "a fox", "", "a zorbing cat"]
     assert [has_trigger(text, "zorb") for text in texts] == [True, True, True, True, False]
+    assert has_trigger("소파 위의 zorb가", "zorb") and without_trigger("zorb가 잔다", "zorb") == "잔다"
     assert not has_trigger("x", "") and without_trigger("a, b", "") == "a, b"
 
 

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.data.captions import has_word, word_pattern
+from limner.data.captions import has_word, word_spans
 
 MIN_CAPTIONS = 4
 """Captions below which nothing can be said about what they share."""
@@ -141,8 +141,7 @@ def _finds(trigger: str, text: str) -> bool:
 
 
 def _exact(trigger: str, text: str) -> bool:
-    match = re.search(word_pattern(trigger), text)
-    return match is not None or _without(text) != text
+    return bool(word_spans(trigger, text, flags=0)) or _without(text) != text
 
 
 def _front(trigger: str, text: str) -> bool:

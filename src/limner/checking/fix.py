@@ -9,8 +9,7 @@ from typing import Any
 from limner.checking.check import CheckReport
 from limner.checking.findings import PLAIN_MODES
 from limner.checking.image_stats import ImageStats
-from limner.data.captions import REGION
-from limner.data.images import read_image
+from limner.data.images import REGION, read_image
 from limner.errors import BadUsage
 from limner.files import atomic_folder, atomic_write, human, real_path, require_space, write_json, write_text
 from limner.reporter import Reporter

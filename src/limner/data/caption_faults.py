@@ -4,6 +4,8 @@ import re
 import unicodedata
 from typing import Literal, NamedTuple
 
+from limner.data.captions import word_spans
+
 _QUOTE = "['\u2019]"
 REFUSAL = re.compile(
     rf"^\W*(?:i(?:{_QUOTE}?m| am) (?:sorry|afraid|unable|not able)|(?:i )?apolog|sorry\b(?!-)"
@@ -58,8 +60,9 @@ class CaptionFault(NamedTuple):
 
 def refuses(text: str, trigger: str) -> bool:
     """Whether a caption is a refusal, also behind the trigger that a person or a model put before it."""
-    bare = re.sub(rf"^\W*{re.escape(trigger)}(?!\w)\W*", "", text, flags=re.IGNORECASE) if trigger else text
-    return bool(REFUSAL.search(text) or REFUSAL.search(bare))
+    first = next(iter(word_spans(trigger, text)), None)
+    is_before = first and not re.search(r"\w", text[: first[0]])
+    return bool(REFUSAL.search(text) or (first and is_before and REFUSAL.search(text[first[1] :])))
 
 
 def caption_fault(text: str, trigger: str = "") -> CaptionFault | None:

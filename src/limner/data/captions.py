@@ -30,11 +30,17 @@ MAX_VARIANTS = 64
 
 _MAX_BYTES = 4 * MAX_CAPTION_LENGTH * MAX_VARIANTS
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
-_SPACELESS = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+_SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
 """Letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Chinese, Japanese."""
+_PARTICLES = re.compile(
+    "(?:들|님|씨)?(?:은|는|이|가|을|를|의|에|께|도|만|와|과|랑|로|나|든|야|아|여|며|인|란|뿐|처럼|같이|같은|보다|마다|까지|부터|조차|마저|밖에"
+    "|에서|에게|에겐|에는|에도|께서|한테|하고|이랑|으로|이나|이든|든지|이라|라는|라고|이며|인데|인가|이다|이고|하는|(?:으?로)[서써]"
+    "|이?입니다|이?었던|이?였던|이?라도){0,3}(?![가-힣])"
+)
+"""What Korean attaches to a noun, one or several, up to the end of the word: 미케가, 미케에게는, 미케들의."""
 _INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and symbols that show nothing: Hangul fillers, the empty pattern of Braille."""
 
@@ -115,19 +121,43 @@ def has_word(word: str, caption: str) -> bool:
 
 def count_word(word: str, caption: str) -> int:
     """How often ``word``, or words, stand in a caption as a whole, in any case."""
-    return len(re.findall(word_pattern(word), caption, re.IGNORECASE))
+    return len(word_spans(word, caption))
 
 
-def word_pattern(word: str) -> str:
-    """What finds ``word``, or words, where they stand as a whole.
+def word_spans(word: str, caption: str, flags: int = re.IGNORECASE) -> list[tuple[int, int]]:
+    """Where ``word``, or words, stand as a whole: start and end of each in a caption.
 
     A letter beside it makes another word, unless one of the two is of a script that is written without
-    spaces.
+    spaces, or they are of different scripts ("zxq가", "الzxq"), or what follows is a Korean particle.
     """
-    letter = rf"[^\W{_SPACELESS}]"
-    before = f"(?<!{letter})" if re.match(letter, word[:1]) else ""
-    after = f"(?!{letter})" if re.match(letter, word[-1:]) else ""
-    return f"{before}{re.escape(word)}{after}"
+    spans: list[tuple[int, int]] = []
+    form, at = re.compile(re.escape(word), flags), 0
+    while word and (match := form.search(caption, at)):
+        start, end = match.span()
+        before, after = caption[start - 1 : start], caption[end : end + 1]
+        particle = _script(after) == "HANGUL" and _PARTICLES.match(caption, end)
+        if _joined(word, word[0], before) or (_joined(word[::-1], word[-1], after) and not particle):
+            at = start + 1
+        else:
+            spans.append((start, end))
+            at = end
+    return spans
+
+
+def _joined(letters: str, edge: str, beside: str) -> bool:
+    """Whether a letter beside a word makes it another one; ``letters`` of the word, from that edge on."""
+    if not re.match(r"\w", edge) or not re.match(r"\w", beside):
+        return False
+    if _SPACELESS.match(edge) or _SPACELESS.match(beside):
+        return False
+    scripts = [script for letter in letters if (script := _script(letter))]
+    return not scripts or _script(beside) in ("", scripts[0])
+
+
+def _script(letter: str) -> str:
+    """Of a letter: LATIN, CYRILLIC, HANGUL, and so on; empty for digits, marks and what is no letter."""
+    is_letter = letter and unicodedata.category(letter)[0] == "L"
+    return unicodedata.name(letter, "").split(" ")[0] if is_letter else ""
 
 
 def with_trigger(caption: str, trigger: str) -> str:
@@ -150,48 +180,22 @@ def with_trigger(caption: str, trigger: str) -> str:
 
 def without_trigger(caption: str, trigger: str, word: str = "") -> str:
     """The caption with ``word`` in place of the trigger, or with nothing: "sks cat, asleep" -> "asleep"."""
-    text = re.sub(word_pattern(trigger), lambda _: word, caption, flags=re.IGNORECASE)
+    text = replaced(caption, word_spans(trigger, caption), word)
     text = re.sub(r"\s+([,;.])", r"\1", " ".join(text.split()))
     return re.sub(r"([,;])(\s*[,;])+", r"\1", text).strip(" ,;")
+
+
+def replaced(text: str, spans: list[tuple[int, int]], word: str) -> str:
+    """A text with ``word`` in place of each span, in order; for a blank, particles behind it go, too."""
+    for start, end in reversed(spans):
+        particle = None if word.strip() else _PARTICLES.match(text, end)
+        text = text[:start] + word + text[particle.end() if particle else end :]
+    return text
 
 
 def final(captions: tuple[str, ...], *, trigger: str, default: str) -> tuple[str, ...]:
     """What the model will read: at least one caption; ``default``, or the trigger, where there was none."""
     return tuple(dict.fromkeys(with_trigger(caption, trigger) for caption in captions or (default,)))
-
-
-REGION = ".crop"
-"""Ending of the file: ``cat.crop`` beside ``cat.jpg``."""
-
-_NUMBER = re.compile(r"-?\d{1,9}")
-_SEPARATORS = re.compile(r"[\s,;\[\]()]+")
-
-
-def region(text: str, width: int, height: int) -> tuple[int, int, int, int] | None:
-    """(left, top, right, bottom) in pixels of the upright image; None where nothing is said.
-
-    Args:
-        text: Four whole numbers, separated by spaces or commas; brackets are passed over.
-        width: Of the upright image, in pixels.
-        height: The same.
-
-    Raises:
-        BadData: Other than four whole numbers, an empty part, or one that leaves the image.
-    """
-    words = [word for word in _SEPARATORS.split(text) if word]
-    if not words:
-        return None
-    if len(words) != 4 or not all(_NUMBER.fullmatch(word) for word in words):
-        raise BadData(
-            f"has the crop {text.strip()[:60]!r}. Write four whole numbers: left top right bottom, in pixels."
-        )
-    left, top, right, bottom = (int(word) for word in words)
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise BadData(
-            f"has the crop {left} {top} {right} {bottom}, which is no part of its {width} x {height} pixels. "
-            "Write left top right bottom, in pixels of the image as viewers turn it."
-        )
-    return left, top, right, bottom
 
 
 NAMES = ("metadata.jsonl", "metadata.csv")

@@ -16,7 +16,6 @@ from limner.data.captions import (
     read_metadata,
     read_sidecar,
     read_text,
-    region,
 )
 from limner.data.control import (
     ControlFit,
@@ -28,7 +27,7 @@ from limner.data.control import (
 )
 from limner.data.file_index import FileIndex
 from limner.data.formats import ARCHIVES
-from limner.data.images import BadImage, small_remedy
+from limner.data.images import BadImage, region, small_remedy
 from limner.data.listing import Listing, listed, printable
 from limner.data.masks import Mask, Masks
 from limner.errors import BadData

@@ -5,6 +5,7 @@ Pillow guesses the format from the content; formats that start other programs (E
 
 import hashlib
 import importlib
+import re
 import struct
 import threading
 import warnings
@@ -25,6 +26,12 @@ from limner.files import human, sha256_file
 
 MAX_FILE_BYTES = 1 << 30
 """Bytes. Larger files are refused before they are read into memory."""
+
+REGION = ".crop"
+"""Ending of the file: ``cat.crop`` beside ``cat.jpg``."""
+
+_NUMBER = re.compile(r"-?\d{1,9}")
+_SEPARATORS = re.compile(r"[\s,;\[\]()]+")
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "QOI", "JPEG2000", "ICO")
 _PLUG_IN_FORMATS = ("AVIF", "HEIF")
@@ -105,6 +112,33 @@ class FormatInfo(NamedTuple):
     """Name of its ICC profile where that is not sRGB; ``formats.BROKEN_PROFILE`` where it cannot be used."""
     coarseness: tuple[int, ...]
     """The 64 steps of a JPEG's first quantisation table; empty for other formats."""
+
+
+def region(text: str, width: int, height: int) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) in pixels of the upright image; None where nothing is said.
+
+    Args:
+        text: Four whole numbers, separated by spaces or commas; brackets are passed over.
+        width: Of the upright image, in pixels.
+        height: The same.
+
+    Raises:
+        BadData: Other than four whole numbers, an empty part, or one that leaves the image.
+    """
+    words = [word for word in _SEPARATORS.split(text) if word]
+    if not words:
+        return None
+    if len(words) != 4 or not all(_NUMBER.fullmatch(word) for word in words):
+        raise BadData(
+            f"has the crop {text.strip()[:60]!r}. Write four whole numbers: left top right bottom, in pixels."
+        )
+    left, top, right, bottom = (int(word) for word in words)
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise BadData(
+            f"has the crop {left} {top} {right} {bottom}, which is no part of its {width} x {height} pixels. "
+            "Write left top right bottom, in pixels of the image as viewers turn it."
+        )
+    return left, top, right, bottom
 
 
 def header(path: Path) -> tuple[int, int]:

@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limner.data.captions import NAMES, REGION, SIDECARS, UNSUPPORTED_NAMES
+from limner.data.captions import NAMES, SIDECARS, UNSUPPORTED_NAMES
 from limner.data.formats import ARCHIVES, FOREIGN, SUFFIXES, odd_image
+from limner.data.images import REGION
 from limner.errors import BadData
 
 SYSTEM_FOLDERS = frozenset(

@@ -8,6 +8,7 @@ from typing import Any
 
 from limner.arguments import JudgeKeys
 from limner.bases.demo_sets import TEST_NOUNS
+from limner.data.captions import has_word, replaced, word_spans
 from limner.errors import BadUsage
 from limner.generation.settings import Settings
 from limner.judging.encoders import is_embedded
@@ -176,21 +177,21 @@ def lora_run(target: Path) -> tuple[RunDir, Recipe]:
 
 def has_trigger(prompt: str, trigger: str) -> bool:
     """Whether a prompt has the trigger in it, as whole words, in any case."""
-    return bool(trigger) and bool(_pattern(trigger).search(prompt))
+    return has_word(trigger, prompt)
 
 
 def without_trigger(prompt: str, trigger: str) -> str:
     """A prompt with the trigger taken out, and "style" and "in" with it: "zorbix style cat" -> "cat"."""
     if not trigger:
         return prompt
-    words = rf"(?:\bin\s+(?:the\s+)?)?{_pattern(trigger).pattern}(?:\s+style\b)?"
-    text = re.sub(words, " ", prompt, flags=re.IGNORECASE)
+    spans = word_spans(trigger, prompt)
+    for number, (start, end) in enumerate(spans):
+        before = re.search(r"\bin\s+(?:the\s+)?$", prompt[:start], re.IGNORECASE)
+        after = re.match(r"\s+style\b", prompt[end:], re.IGNORECASE)
+        spans[number] = (before.start() if before else start, end + (after.end() if after else 0))
+    text = replaced(prompt, spans, " ")
     parts = [" ".join(part.split()) for part in text.split(",")]
     return ", ".join(part for part in parts if part)
-
-
-def _pattern(trigger: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
 def listed(steps: Sequence[int]) -> str:

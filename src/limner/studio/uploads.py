@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from limner.data.captions import REGION, SIDECARS
+from limner.data.captions import SIDECARS
 from limner.data.formats import SUFFIXES
-from limner.data.images import BadImage, inspect
+from limner.data.images import REGION, BadImage, inspect
 from limner.errors import BadUsage
 from limner.files import atomic_write, human
 from limner.studio.workspace import REPEATS, Workspace, safe_name

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from limner.captions.store import CaptionStore
-from limner.data.captions import MetadataRow, final, read_metadata, read_text, region, split, variants
+from limner.data.captions import MetadataRow, final, read_metadata, read_text, split, variants
+from limner.data.images import region
 from limner.errors import BadData, LimnerError
 from limner.files import write_json
 from limner.models.registry import named_base
