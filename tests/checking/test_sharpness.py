@@ -70,6 +70,33 @@ def test_where_there_is_no_edge_nothing_is_said():
     assert sharpness(np.zeros((8, 8))) == (None, None, None)
 
 
+def fades() -> dict[str, np.ndarray]:
+    down, across = np.mgrid[:512, :512].astype(np.float32)
+    radius = np.hypot(across - 256, down - 256)
+    return {
+        **{f"ramp of {span}": np.clip((across - 100) / span, 0, 1) * 255 for span in (32, 48, 64, 96, 512)},
+        "tilted": np.clip((across + down - 300) / 90, 0, 1) * 255,
+        **{f"spot of {size}": np.clip(1 - radius / size, 0, 1) * 255 for size in (64, 128, 362)},
+        **{f"glow of {size}": 255 * np.exp(-((radius / size) ** 2) / 2) for size in (30, 60)},
+        "sun in the sky": np.clip(90 + down / 5 + 200 * np.exp(-((radius / 40) ** 2) / 2), 0, 255),
+        **{f"waves of {size}": 128 + 127 * np.sin(across * 2 * np.pi / size) for size in (128, 256)},
+        "plasma": 128 + 63 * (np.sin(across * np.pi / 64) + np.sin(down * np.pi / 64 + 1)),
+    }
+
+
+@pytest.mark.parametrize(("name", "fade"), fades().items(), ids=list(fades()))
+@pytest.mark.parametrize("grain", [0, 2])
+def test_a_fade_is_not_blurred_for_it_has_no_edge(name, fade, grain):
+    values = np.round(fade + np.random.default_rng(0).normal(0, grain, fade.shape))
+    assert sharpness(np.clip(values, 0, 255).astype(np.uint8)) == (None, None, None)
+
+
+@pytest.mark.parametrize("blur", [2.0, 4.0, 6.0, 8.0])
+def test_soft_edges_before_a_fade_are_still_blurred(blur):
+    fade = np.linspace(-60, 60, 450, dtype=np.float32)
+    assert sharpness(np.clip(scene(blur) * 0.7 + 40 + fade, 0, 255)).blur > MAX_BLUR
+
+
 def test_of_a_large_picture_the_richest_parts_speak():
     large = np.full((1200, 1200), 128, np.float32)
     large[600:900, 600:900] = scene()[:300, :300]
