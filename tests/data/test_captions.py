@@ -23,7 +23,6 @@ from limner.data.captions import (
     without_trigger,
 )
 from limner.data.folder import read_folder
-from limner.data.images import region
 from limner.errors import BadData
 from messages import raises
 
@@ -184,33 +183,6 @@ def test_words_are_found_whole():
     assert has_word("cat", "A Cat!")
     assert not has_word("cat", "concatenate a catalogue")
     assert count_word("sks cat", "sks cat and SKS CAT and skscat") == 2
-
-
-@pytest.mark.parametrize(
-    "text", ["10 20 110 220", "10,20,110,220\n", "[10, 20, 110, 220]", "10\t20\n110 220"]
-)
-def test_four_numbers_in_any_dress(text):
-    assert region(text, 300, 300) == (10, 20, 110, 220)
-
-
-def test_nothing_said_is_the_whole():
-    assert region("", 300, 300) is None and region(" \n", 300, 300) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("10 20 110", "four whole numbers"),
-        ("left top right bottom", "four whole numbers"),
-        ("0.1 0.2 0.5 0.5", "four whole numbers"),
-        ("10 20 301 220", "no part of its 300 x 300"),
-        ("110 20 10 220", "no part"),
-        ("-1 0 10 10", "no part"),
-    ],
-)
-def test_what_is_no_part_is_refused(text, said):
-    with pytest.raises(BadData, match=said):
-        region(text, 300, 300)
 
 
 def test_a_file_beside_an_image_says_what_counts(tmp_path, paint):

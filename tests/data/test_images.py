@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from limner.data import images
-from limner.data.images import BadImage, header, inspect, read_image
+from limner.data.images import BadImage, header, inspect, read_image, region
 from limner.errors import BadData
 from limner.files import sha256_file
 from messages import raises
@@ -266,3 +266,30 @@ def test_flipped_bytes_give_a_picture_or_a_named_error(tmp_path: Path, paint, su
             assert str(path) in str(error) and "\n" not in str(error)
         else:
             assert read_image(path).size == facts[1:]
+
+
+@pytest.mark.parametrize(
+    "text", ["10 20 110 220", "10,20,110,220\n", "[10, 20, 110, 220]", "10\t20\n110 220"]
+)
+def test_four_numbers_in_any_dress(text):
+    assert region(text, 300, 300) == (10, 20, 110, 220)
+
+
+def test_nothing_said_is_the_whole():
+    assert region("", 300, 300) is None and region(" \n", 300, 300) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("10 20 110", "four whole numbers"),
+        ("left top right bottom", "four whole numbers"),
+        ("0.1 0.2 0.5 0.5", "four whole numbers"),
+        ("10 20 301 220", "no part of its 300 x 300"),
+        ("110 20 10 220", "no part"),
+        ("-1 0 10 10", "no part"),
+    ],
+)
+def test_what_is_no_part_is_refused(text, said):
+    with pytest.raises(BadData, match=said):
+        region(text, 300, 300)

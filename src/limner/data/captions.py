@@ -131,27 +131,27 @@ def word_spans(word: str, caption: str, flags: int = re.IGNORECASE) -> list[tupl
     spaces, or they are of different scripts ("zxq가", "الzxq"), or what follows is a Korean particle.
     """
     spans: list[tuple[int, int]] = []
-    form, at = re.compile(re.escape(word), flags), 0
-    while word and (match := form.search(caption, at)):
+    form, position = re.compile(re.escape(word), flags), 0
+    while word and (match := form.search(caption, position)):
         start, end = match.span()
         before, after = caption[start - 1 : start], caption[end : end + 1]
         particle = _script(after) == "HANGUL" and _PARTICLES.match(caption, end)
         if _joined(word, word[0], before) or (_joined(word[::-1], word[-1], after) and not particle):
-            at = start + 1
+            position = start + 1
         else:
             spans.append((start, end))
-            at = end
+            position = end
     return spans
 
 
-def _joined(letters: str, edge: str, beside: str) -> bool:
+def _joined(letters: str, edge: str, neighbour: str) -> bool:
     """Whether a letter beside a word makes it another one; ``letters`` of the word, from that edge on."""
-    if not re.match(r"\w", edge) or not re.match(r"\w", beside):
+    if not re.match(r"\w", edge) or not re.match(r"\w", neighbour):
         return False
-    if _SPACELESS.match(edge) or _SPACELESS.match(beside):
+    if _SPACELESS.match(edge) or _SPACELESS.match(neighbour):
         return False
     scripts = [script for letter in letters if (script := _script(letter))]
-    return not scripts or _script(beside) in ("", scripts[0])
+    return not scripts or _script(neighbour) in ("", scripts[0])
 
 
 def _script(letter: str) -> str:
