@@ -303,6 +303,7 @@ def test_loras_of_steps_are_found_by_number_best_and_last(run):
     (run.loras_path / "mine.safetensors").write_text("")
     assert [step for step, _ in run.step_loras()] == [300, 200, 100]
     assert run.best_lora() == 200 and run.best() is None
+    assert run.best_validation() == (200, 0.1)
     for name, step in (("best", 200), ("last", 300), (100, 100)):
         assert run.step_lora(name) == run.step_lora_path(step)
     with raises(BadUsage):

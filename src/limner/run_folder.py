@@ -198,11 +198,14 @@ class RunDir:
 
     def best(self) -> int | None:
         """The checkpoint with the least validation loss, by step; None if none was measured."""
-        return self._best_of({step for step, _ in self.checkpoints()})
+        return (self._best_of(self.checkpoints()) or (None,))[0]
 
-    def _best_of(self, steps: set[int]) -> int | None:
+    def _best_of(self, files: list[tuple[int, Path]]) -> tuple[int, float] | None:
+        """(step, loss) of the least validation loss among steps that have a file."""
+        steps = {step for step, _ in files}
         losses = [(row["held_out"], row["step"]) for row in self.metrics() if _finite(row.get("held_out"))]
-        return min((pair for pair in losses if pair[1] in steps), default=(None, None))[1]
+        least = min((pair for pair in losses if pair[1] in steps), default=None)
+        return least and (least[1], least[0])
 
     def prune(self, keep: int, best: int | None, whole: Callable[[Path], bool]) -> list[Path]:
         """Delete all checkpoints but the newest ``keep`` (at least 1) and the one of step ``best``.
@@ -246,7 +249,11 @@ class RunDir:
 
     def best_lora(self) -> int | None:
         """The step of the one with the least validation loss in the metrics; None if none was measured."""
-        return self._best_of({step for step, _ in self.step_loras()})
+        return (self.best_validation() or (None,))[0]
+
+    def best_validation(self) -> tuple[int, float] | None:
+        """(step, validation loss) of that one."""
+        return self._best_of(self.step_loras())
 
     def step_lora(self, step: int | str) -> Path:
         """The LoRA after a step.

@@ -1,5 +1,6 @@
 """The studio in a real browser, on the embedded base: what a person does, and what may go wrong."""
 
+import os
 import re
 import shutil
 import socket
@@ -28,6 +29,14 @@ PATIENCE = 120_000
 DESK, PHONE = 1280, 390
 WIDTHS = (DESK, PHONE)
 """Of the window, in pixels."""
+SCREENSHOTS = Path(
+    os.environ.get("LIMNER_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots"
+)
+"""Where each page is kept as it was seen: ``images-1280-light.png``."""
+UNFINISHED = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
+"""What Streamlit shows while a page is being drawn."""
+TALLEST = 3000
+"""Pixels of a page that a screenshot shows."""
 
 
 Serve = Callable[..., Any]
@@ -102,13 +111,26 @@ def seen_again(page: Any, text: str) -> None:
     """A reload shows the same, and nothing is wider than the window, be it of a computer or of a phone."""
     page.reload()
     page.get_by_text(text).first.wait_for()
-    for width in (*WIDTHS, page.viewport_size["width"]):
+    start = page.viewport_size["width"]
+    for width in WIDTHS:
         resize(page, width)
         fits(page)
+        keep(page)
+    resize(page, start)
 
 
-def resize(page: Any, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
+def resize(page: Any, width: int, height: int = 900) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+
+
+def keep(page: Any, scheme: str = "light") -> None:
+    """Keep a screenshot of the whole page for people to look at."""
+    width = page.viewport_size["width"]
+    page.wait_for_function(f"!document.querySelector({UNFINISHED!r})")
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    resize(page, width, min(max(height, 900), TALLEST))
+    name = page.url.partition("?")[0].rpartition("/")[2] or "home"
+    page.screenshot(path=SCREENSHOTS / f"{name}-{width}-{scheme}.png")
 
 
 def fits(page: Any) -> bool:
@@ -166,9 +188,11 @@ def stop_and_resume(browser: Any, page: Any, run: RunDir) -> None:
     """On the page Run: a phone sees the same, and a stop from there saves; then it goes on."""
     page.get_by_role("button", name="Stop and save").wait_for()
     assert "run=trial" in page.url
+    other = tab(browser, page.url, PHONE)  # before it trains, which may be over when a slow tab has opened
+    button = other.get_by_role("button", name="Stop and save")
+    button.wait_for()
     until(lambda: (status_of(run).step or 0) >= 2)
-    other = tab(browser, page.url, PHONE)
-    other.get_by_role("button", name="Stop and save").click()
+    button.click()
     page.get_by_role("button", name="Resume").wait_for()
     assert status_of(run).state == "stopped" and run.checkpoints()
     other.close()
@@ -278,10 +302,12 @@ def test_every_page_fits_a_phone(tmp_path: Path, serve: Serve, browser: Any) -> 
 
     server = serve()
     page = tab(browser, server.address, width=PHONE)
+    page.emulate_media(color_scheme="dark")
     for facts in PAGES:
         page.goto(f"{server.address}/{'' if facts.is_first else facts.name}")
         page.get_by_role("heading", level=1).wait_for()
         assert fits(page), facts.name
+        keep(page, "dark")
 
 
 def test_a_studio_for_others_wants_its_token(tmp_path: Path, serve: Serve, browser: Any) -> None:

@@ -1,5 +1,6 @@
 """Generate: what is asked of the verb, what is shown of its images, and what was made so far."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from streamlit.testing.v1 import AppTest
 
+from limner.run_folder import RunDir
 from limner.studio.pages.generate import outputs, parameters
 from limner.studio.workspace import Workspace
 from studio_scenes import make_run, press
@@ -17,11 +19,15 @@ from studio_scenes import make_run, press
 Draw = Callable[..., AppTest]
 
 
-def made(workspace: Workspace, name: str, colour: str, text: str = "a cat\nSteps: 20") -> Path:
+def made(
+    workspace: Workspace, name: str, colour: str, text: str = "a cat\nSteps: 20", record: object = None
+) -> Path:
     path = workspace.outputs / name
     path.parent.mkdir(exist_ok=True)
     info = PngInfo()
     info.add_text("parameters", text)
+    if record is not None:
+        info.add_text("limner", json.dumps(record))
     Image.new("RGB", (64, 64), colour).save(path, pnginfo=info)
     return path
 
@@ -62,14 +68,49 @@ def test_the_base_stands_beside_the_lora_and_all_settings_reach_the_verb(
             str(run),
             "--prompt=-- a cat in the snow",
             "--negative-prompt=blurry",
-            "--lora-scale=0,1",
             "--images-per-prompt=1",
             "--seed=7",
+            "--lora-scale=0,1",
             "--out",
             str(workspace.outputs),
             "--json",
         ]
     ]
+
+
+def keep_steps(run: Path, *steps: int) -> None:
+    for step in steps:
+        path = RunDir(run).step_lora_path(step)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_an_xy_grid_is_one_press(draw: Draw, run: Path, added: list[list[str]]) -> None:
+    keep_steps(run, 20, 40, 60, 80)
+    app = draw("generate", run="cat")
+    press(app, "Make the XY grid")
+    assert {"--lora-scale=0,0.5,1", "--step=40,60,80"} <= set(added[0])
+
+
+def test_an_image_is_sent_to_an_xy_grid_with_what_made_it(
+    draw: Draw, workspace: Workspace, run: Path, added: list[list[str]]
+) -> None:
+    keep_steps(run, 20)  # one step is no axis
+    record = {"prompt": "a dog", "seed": 5, "steps": 8, "width": 64, "height": 48, "guidance": 1.0}
+    made(workspace, "dog.png", "red", record={**record, "distilled_guidance": 3.5})
+    made(workspace, "foreign.png", "red")
+    app = draw("generate", run="cat")
+    press(app, "Send to XY grid")
+    assert [word for word in added[0] if word.startswith("--") and "=" in word] == [
+        "--prompt=a dog",
+        "--seed=5",
+        "--steps=8",
+        "--width=64",
+        "--height=48",
+        "--guidance=3.5",
+        "--lora-scale=0,0.5,1",
+    ]
+    assert app.text_area[0].value == "a dog" and app.number_input[1].value == 5
 
 
 def test_several_loras_have_a_strength_each(

@@ -14,10 +14,12 @@ Draw = Callable[..., AppTest]
 
 
 def test_home_shows_runs_with_their_state(draw: Draw, workspace: Workspace) -> None:
-    make_run(workspace, "cat", "running", seconds_left=75.0)
+    cat = make_run(workspace, "cat", "running", seconds_left=75.0)
+    cat.loras_path.mkdir()
+    cat.step_lora_path(20).write_bytes(b"x")
     make_run(workspace, "dog", "failed", line="The loss is not a number since step 7.")
     text = words(draw("home"))
-    assert "step 20 of 100, 1 min 15 s left" in text
+    assert "step 20 of 100, 1 min 15 s left, best validation loss 0.4000 at step 20" in text
     assert "The loss is not a number since step 7" in text.replace("\\", "")
 
 

@@ -87,6 +87,16 @@ def test_a_choice_is_made_by_the_verb(draw: Draw, judged: RunDir, monkeypatch: p
     assert "Chosen: step 100, strength 0.8" in [caption.value for caption in app.caption]
 
 
+def test_where_nothing_is_recommended_the_lora_as_it_is_comes_first(draw: Draw, judged: RunDir) -> None:
+    pairs = ((0, 0.0), (100, 0.8), (100, 1.0), (100, 1.2))
+    cells = [{"step": step, "strength": strength, "likeness": interval(0.2)} for step, strength in pairs]
+    advice = {"step": None, "strength": None, "reason": "It cannot tell."}
+    judged.judge_path.write_text(json.dumps({**RECORD, "cells": cells, "recommendation": advice}))
+    app = draw("judge", run="cat")
+    choice = next(box for box in app.selectbox if box.label == "Make it the run's LoRA")
+    assert choice.value == "step 100, strength 1"
+
+
 def test_a_vote_is_kept_for_the_cell_that_the_image_was_of(draw: Draw, judged: RunDir) -> None:
     app = draw("judge", run="cat")
     for _ in range(2):

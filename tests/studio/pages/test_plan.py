@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from limner.studio.form import Form
 from limner.studio.images.image_set import ImageSet, SetSettings
 from limner.studio.recipes import RecipeFile, new_recipe
+from limner.studio.verbs import VerbFailed
 from limner.studio.workspace import Workspace
 from studio_scenes import press
 
@@ -85,9 +86,26 @@ def test_what_a_plan_offers_is_a_button(
     app = draw("plan", recipe="cat")
     press(app, "Plan for it")
     assert calls[-1][2:] == ["--vram", "24GB"]
-    next(box for box in app.number_input if box.label.startswith("Rent")).set_value(0.5).run()
+    next(box for box in app.number_input if box.label.startswith("US dollars")).set_value(0.5).run()
     assert calls[-1][2:] == ["--vram", "24GB", "--price=0.5"]
     plan._plans.clear()
+
+
+def test_a_plan_that_cannot_be_made_is_told_in_its_place(
+    draw: Draw, workspace: Workspace, cats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from limner.studio.pages import plan
+
+    def refusal(*_: object, tick: Callable[[], object], **__: object) -> None:
+        tick()
+        raise VerbFailed("cat holds a run on other images.")
+
+    monkeypatch.setattr("limner.studio.pages.plan.ask", refusal)
+    plan._plans.clear()
+    new_recipe(workspace, cats, "cat", {"base": "glyph"})
+    app = draw("plan", recipe="cat")
+    assert [error.value for error in app.error] == [r"cat holds a run on other images\."]
+    assert "Planning ..." not in [info.value for info in app.info]
 
 
 @pytest.mark.usefixtures("planned")

@@ -53,7 +53,7 @@ def draw_captioning(images: ImageSet, settings: SetSettings) -> None:
 def _form(images: ImageSet, settings: SetSettings) -> tuple[list[str], str, str]:
     """The arguments of the verb, the key that was typed, and the captioner."""
     form, names = Form(images.workspace, "captions"), list(PROVIDERS)
-    cells = st.columns([2, 2, 2])
+    cells = st.columns([4, 2, 3])
     name = form.select(
         "Captioner",
         names,

@@ -34,7 +34,7 @@ def draw_review(images: ImageSet) -> None:
         height=min(600, 38 + 36 * len(rows)),
         disabled=["image", "from", "note"],
         column_config={
-            "image": st.column_config.TextColumn(width="small"),
+            "image": st.column_config.TextColumn(width="medium"),
             "caption": st.column_config.TextColumn(width="large"),
             "from": st.column_config.TextColumn(width="small"),
             "note": st.column_config.TextColumn(width="medium"),

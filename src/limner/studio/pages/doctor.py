@@ -24,13 +24,16 @@ def page() -> None:
     rows = answer["findings"]
     _table("To do", [row for row in rows if not row["ok"]])
     _table("Worth having", [row for row in rows if row["ok"] and row["useful"]])
-    _table("In order", [row for row in rows if row["ok"] and not row["useful"]])
+    in_order = [row for row in rows if row["ok"] and not row["useful"]]
+    with st.expander(f"In order ({len(in_order)})"):
+        _table("", in_order)
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
-    st.subheader(title)
+    if title:
+        st.subheader(title)
     for row in rows:
         icon = ":material/check:" if row["ok"] else ":material/close:"
         st.markdown(f"{icon} **{plain(row['name'])}** {plain(row['detail'])}")

@@ -1,6 +1,6 @@
 """Generate: a prompt becomes images, with LoRAs or without; before and after; grids; the history."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from limner.studio.live import redraw_on_change, states
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
 from limner.studio.workspace import Workspace, current
+from limner.studio.xy_grid import GRID, Axes, axes_of, default_axes, fill_form, record_of, settings_of
 
 SCALE = (-2.0, 2.0, 0.05)
 """Least and most strength of a LoRA, and the distance of two marks of the slider."""
@@ -39,9 +40,10 @@ def page() -> None:
     left, right = st.columns([2, 3], gap="large")
     with left:
         _form(workspace, targets)
+    target = targets[_index(targets)]
     with right:
-        _newest(workspace)
-    _history(workspace)
+        _newest(workspace, target)
+    _history(workspace, target)
 
 
 def _targets(workspace: Workspace) -> list[str]:
@@ -82,15 +84,14 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
     }
     sampling = _sampling(form)
     with_base = form.toggle("Before and after: the base alone beside it", default=True, name="with-base")
-    grid = form.text("Grid over strengths", name="grid", placeholder="0,0.5,1")
-    steps_grid = form.text("Grid over training steps", name="steps-grid", placeholder="100,200,last")
     stays_loaded = form.toggle(
         "Keep the base loaded", default=True, name="stays-loaded", help="The next image begins at once."
     )
-    if not st.button("Generate", icon=":material/brush:", type="primary", width="stretch"):
+    is_pressed = st.button("Generate", icon=":material/brush:", type="primary", width="stretch")
+    axes = axes_of(form, target, RunDir(path))
+    if not (is_pressed or axes):
         return
-    scales = grid.strip() or (f"0,{strength:g}" if with_base else f"{strength:g}")
-    if stays_loaded and not (grid.strip() or steps_grid.strip()) and loaded_base.gpu_is_free(workspace):
+    if not axes and stays_loaded and loaded_base.gpu_is_free(workspace):
         request = {
             "run": str(path),
             "loras": [{"path": str(workspace.inside(name)), "strength": v} for name, v in strengths.items()],
@@ -101,17 +102,38 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
         }
         _generate_now(request, (0.0, strength) if with_base else (strength,))
         return
-    options: dict[str, Any] = {
-        "--prompt": prompt,
-        "--negative-prompt": negative,
-        "--lora-scale": scales,
-        "--images-per-prompt": sampling.pop("count"),
-        **{f"--{key}": value for key, value in sampling.items()},
-        "--step": steps_grid.strip(),
-    }
-    words = [f"{flag}={value}" for flag, value in options.items() if value not in (None, "")]
+    axes = axes or Axes(f"0,{strength:g}" if with_base else f"{strength:g}", "")
+    values = {"--prompt": prompt, "--negative-prompt": negative, **_flags(sampling)}
+    words = _words({**values, "--lora-scale": axes.strengths, "--step": axes.steps})
     words += [f"--lora={workspace.inside(name)}:{value:g}" for name, value in strengths.items()]
     generate(workspace, path, words)
+
+
+def _flags(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """How to sample, by the verb's flags."""
+    names = {"count": "images-per-prompt"}
+    return {f"--{names.get(key, key)}": value for key, value in sampling.items()}
+
+
+def _words(values: Mapping[str, Any]) -> list[str]:
+    """Flags and values as a command has them; what is empty is the verb's own."""
+    return [f"{flag}={value}" for flag, value in values.items() if value not in (None, "")]
+
+
+def send_to_grid(workspace: Workspace, target: str, record: Mapping[str, Any]) -> None:
+    """Make the XY grid of an image: what made it goes into the form, and the grid into the queue.
+
+    Args:
+        workspace: Where.
+        target: The LoRA that is chosen on the page.
+        record: What the image was made from.
+    """
+    fill_form(workspace, target, record)
+    run = RunDir(workspace.inside(target))
+    axes = default_axes(run)
+    values = {"--prompt": record["prompt"], "--negative-prompt": record.get("negative_prompt")}
+    values |= {**_flags(settings_of(record)), "--lora-scale": axes.strengths, "--step": axes.steps}
+    generate(workspace, run.path, _words(values))
 
 
 def _sampling(form: Form) -> dict[str, Any]:
@@ -186,14 +208,14 @@ def _job(workspace: Workspace, number: str) -> Job | None:
     return next((job for job in workspace.jobs.all() if str(job.number) == number), None)
 
 
-def _newest(workspace: Workspace) -> None:
+def _newest(workspace: Workspace, target: str) -> None:
     """The job that the address names: its progress, then its images."""
     number = parameter("job")
     redraw_on_change(lambda: _face(workspace, number))
     job = _job(workspace, number)
     if job is None:
         names = [Path(name).name for name in st.query_params.get_all("images")]
-        _show_images([workspace.outputs / name for name in names])
+        _show_images([workspace.outputs / name for name in names], target)
         return
     if job.state in ACTIVE and (trainings := _trainings(workspace, job)):
         st.info(plain(f"It waits for the GPU, which {trainings[0].title} has. Stop that, or wait."))
@@ -201,19 +223,19 @@ def _newest(workspace: Workspace) -> None:
         job_line(job)
         return
     paths = [workspace.root / name for name in (job.result() or {}).get("images", [])]
-    _show_images(paths)
+    _show_images(paths, target)
 
 
 @st.fragment
 @guarded
-def _show_images(paths: Sequence[Path]) -> None:
+def _show_images(paths: Sequence[Path], target: str) -> None:
     paths = [path for path in paths if path.is_file()]
     if not paths:
         st.caption("The images come here.")
     if len(paths) == 2:
         _wipe(paths[0], paths[1])
     for path in paths:
-        _image(path, "new")
+        _image(path, "new", target)
 
 
 def _trainings(workspace: Workspace, job: Job) -> list[Job]:
@@ -237,15 +259,28 @@ def _wipe(before: Path, after: Path) -> None:
     st.image(second.resize((second.width * scale, second.height * scale)), width="stretch")
 
 
-def _image(path: Path, key: str) -> None:
+def _image(path: Path, key: str, target: str) -> None:
     show_image(path)
     with st.expander(plain(path.name)):
         text = parameters(path)
         if text:
             st.code(text, language=None, wrap_lines=True)
         st.download_button(
-            "Download", lambda: path.open("rb"), file_name=path.name, key=f"{key}-{path}", on_click="ignore"
+            "Download",
+            lambda: path.open("rb"),
+            file_name=path.name,
+            key=f"{key}-{path}",
+            icon=":material/download:",
+            width="stretch",
+            on_click="ignore",
         )
+        record = record_of(path)
+        help_line = "Its prompt, seed and settings, with the LoRA that is chosen above"
+        if record and st.button(
+            "Send to XY grid", icon=GRID, key=f"grid-{key}-{path}", help=help_line, width="stretch"
+        ):
+            send_to_grid(current(), target, record)
+            st.rerun()
 
 
 def parameters(path: Path) -> str:
@@ -257,7 +292,7 @@ def parameters(path: Path) -> str:
         return ""
 
 
-def _history(workspace: Workspace) -> None:
+def _history(workspace: Workspace, target: str) -> None:
     paths = outputs(workspace)
     if not paths:
         return
@@ -267,7 +302,7 @@ def _history(workspace: Workspace) -> None:
     with st.grid(min_column_width=200):
         for path in paths[(number - 1) * HISTORY : number * HISTORY]:
             with st.container(border=True):
-                _image(path, "old")
+                _image(path, "old", target)
 
 
 def outputs(workspace: Workspace) -> list[Path]:

@@ -46,8 +46,8 @@ def _welcome(workspace: Workspace) -> None:
         st.markdown(
             "**From a handful of images to a LoRA.** Begin with 5 to 200 of one face, product or style."
         )
-        link("images", "1. Images: drop them in, caption them, check them", icon=":material/image:")
-        link("plan", "2. Plan: choose a base, see what fits your card", icon=":material/tune:")
+        link("images", "1. Images: drop, caption, check them", icon=":material/image:")
+        link("plan", "2. Plan: choose a base, see what fits", icon=":material/tune:")
         link("run", "3. Run: train, and watch the samples", icon=":material/play_circle:")
         if not workspace.image_folders():
             st.caption("There are no images in this workspace yet.")
@@ -122,8 +122,8 @@ def _card(run: RunDir, status: RunStatus | None) -> None:
     if status and status.steps:
         parts = [f"step {status.step or 0} of {status.steps}"]
         parts += [time_left(status.seconds_left)] if status.state == "running" else []
-        best = run.best_lora()
-        parts += [f"best validation loss at step {best}"] if best is not None else []
+        best = run.best_validation()
+        parts += [f"best validation loss {best[1]:.4f} at step {best[0]}"] if best is not None else []
         st.caption(", ".join(part for part in parts if part))
     if status and status.state in ("failed", "killed") and status.line:
         st.error(plain(status.line))

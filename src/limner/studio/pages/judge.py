@@ -127,7 +127,7 @@ def _choice(workspace: Workspace, run: RunDir, record: Mapping[str, Any]) -> Non
     cells = [cell for cell in cells_of(record) if cell[0]]
     labels = {_label(cell): cell for cell in cells}
     default = (advice["step"], advice["strength"])
-    start = _label(default if default in cells else cells[0])
+    start = _label(default if default in cells else max(cells, key=_as_trained))
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     form = Form(workspace, "judge")
     label = form.select(
@@ -141,6 +141,11 @@ def _choice(workspace: Workspace, run: RunDir, record: Mapping[str, Any]) -> Non
         st.toast(plain(f"Written: {', '.join(workspace.named(run.path / path) for path in paths)}"))
     if current_cell := record.get("chosen"):
         st.caption(f"Chosen: {_label((current_cell['step'], current_cell['strength']))}")
+
+
+def _as_trained(cell: Cell) -> tuple[int, float]:
+    """The larger, the nearer to the LoRA as it is: the last step at strength 1."""
+    return cell[0], -abs(cell[1] - 1)
 
 
 def _label(cell: Cell) -> str:

@@ -18,6 +18,7 @@ from limner.recipe.fields import ConceptType
 from limner.reporter import duration, printable
 from limner.studio import loaded_base
 from limner.studio.alternatives import THIS_MACHINE, card_names, card_options, changes_of, hint
+from limner.studio.complaints import guarded
 from limner.studio.form import Form
 from limner.studio.images.image_set import ImageSet
 from limner.studio.links import open_page, parameter
@@ -243,23 +244,26 @@ def plan_of(file: RecipeFile, card: str, price: float | None = None) -> dict[str
     if key not in plans:
         slot = st.empty()
         options = card_options(card) + ([f"--price={price:g}"] if price is not None else [])
-        plans[key] = ask(
-            ["plan", file.path, *options],
-            folder=file.workspace.root,
-            tick=lambda: slot.info("Planning ...", icon=":material/hourglass_top:"),
-        )
-        slot.empty()
+        try:
+            plans[key] = ask(
+                ["plan", file.path, *options],
+                folder=file.workspace.root,
+                tick=lambda: slot.info("Planning ...", icon=":material/hourglass_top:"),
+            )
+        finally:
+            slot.empty()
     return plans[key]
 
 
+@guarded
 def _plan(file: RecipeFile) -> None:
     form = Form(file.workspace, "plan")
-    cells = st.columns([3, 2])
+    cells = st.columns(2, vertical_alignment="bottom")
     card = form.select(
         "Card", card_names(), THIS_MACHINE, name="card", column=cells[0], accept_new_options=True
     )
     price = form.number(
-        "Rent (US dollars per hour)", (0.0, 1000.0), name="price", column=cells[1], placeholder="by the card"
+        "US dollars per hour", (0.0, 1000.0), name="price", column=cells[1], placeholder="its usual rent"
     )
     card = card or THIS_MACHINE
     _survey(file, card)
