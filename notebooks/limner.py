@@ -45,7 +45,7 @@ CLASS = "a cartoon animal"  # the kind of thing, without the trigger
 CLASS_IMAGES = 50  # that the base generates of it, so as not to forget it
 RANK = 64  # of the LoRA that is extracted
 
-CLONE = "https://github.com/OWNER/limner"
+CLONE = "https://github.com/OWNER/limner"  # write whose clone it is for OWNER
 
 # %% [markdown]
 # ## Install
@@ -64,6 +64,8 @@ from getpass import getpass
 from pathlib import Path
 
 if importlib.util.find_spec("limner") is None:
+    if "/OWNER/" in CLONE:
+        raise SystemExit("Set CLONE in the cell above: OWNER stands for whoever's clone it is.")
     torch_version = importlib.metadata.version("torch")
     Path("torch.txt").write_text(f"torch=={torch_version}\n")
     package = f"limner[gpu,caption] @ git+{CLONE}"

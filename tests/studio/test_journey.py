@@ -33,7 +33,7 @@ SCREENSHOTS = Path(
     os.environ.get("LIMNER_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots"
 )
 """Where each page is kept as it was seen: ``images-1280-light.png``."""
-UNFINISHED = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
+UNFINISHED = "[data-testid=stStatusWidget], [data-testid=stSkeleton], [data-testid=stSpinner]"
 """What Streamlit shows while a page is being drawn."""
 TALLEST = 3000
 """Pixels of a page that a screenshot shows."""

@@ -71,3 +71,24 @@ def test_the_theme_is_options_of_streamlit() -> None:
     names = server._theme()
     assert names["theme.dark.primaryColor"].startswith("#")
     assert set(names) <= set(config._config_options_template)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2.2."""
+    shares = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def _contrast(one: str, other: str) -> float:
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_buttons_and_text_can_be_read(mode: str) -> None:
+    """Streamlit writes white on buttons of the primary colour, and that colour on the background."""
+    theme = {key.rpartition(".")[2]: value for key, value in server._theme().items() if f".{mode}." in key}
+    assert _contrast("#ffffff", theme["primaryColor"]) > 4
+    assert _contrast(theme["primaryColor"], theme["backgroundColor"]) > 4
+    assert _contrast(theme["textColor"], theme["secondaryBackgroundColor"]) > 7

@@ -14,7 +14,7 @@ from limner.run_folder import STRENGTH, RunDir
 from limner.studio import loaded_base
 from limner.studio.complaints import guarded
 from limner.studio.form import Form
-from limner.studio.links import page_number, parameter
+from limner.studio.links import link, page_number, parameter
 from limner.studio.live import redraw_on_change, states
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
@@ -36,6 +36,8 @@ def page() -> None:
     targets = _targets(workspace)
     if not targets:
         st.info("There is no LoRA yet. Train one, or make one on the page Instant.")
+        link("plan", "Plan and recipe", icon=":material/tune:")
+        link("instant", "Instant", icon=":material/bolt:")
         return
     left, right = st.columns([2, 3], gap="large")
     with left:

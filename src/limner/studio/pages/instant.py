@@ -69,9 +69,8 @@ def _images(workspace: Workspace) -> Path | None:
         st.query_params["images"] = name
     folder = workspace.inside(name)
     paths = workspace.images_in(folder)
-    row = st.columns(GROUP)
-    for cell, path in zip(row, paths[:GROUP], strict=False):
-        with cell:
+    with st.grid(min_column_width=80):
+        for path in paths[:GROUP]:
             show_image(path)
     if len(paths) > GROUP:
         st.caption(f"{len(paths)} pictures: they are read in groups of at most {GROUP}.")

@@ -11,7 +11,7 @@ from limner.jobs import Job
 from limner.run_folder import RunDir
 from limner.studio.complaints import guarded
 from limner.studio.form import Form
-from limner.studio.links import parameter
+from limner.studio.links import link, parameter
 from limner.studio.live import redraw_on_change, states
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
@@ -27,6 +27,7 @@ def page() -> None:
     names = [run.path.name for run in workspace.run_folders() if run.step_loras()]
     if not names:
         st.info("There is no run with a LoRA yet. Train one first; each checkpoint keeps its LoRA.")
+        link("run", "Run", icon=":material/play_circle:")
         return
     selection = parameter("run")
     index = names.index(selection) if selection in names else 0
