@@ -42,7 +42,7 @@ from limner.models.registry import family_keys
 
 PLACE = Path(__file__).resolve().parents[1] / "programs"
 """Where the checkouts lie unless another folder is named; git ignores it."""
-KINDS = ("LoRA", "LoHa", "LoKr", "DoRA")
+KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "DoRA of LoHa", "DoRA of LoKr")
 RANK = 2
 NORM = re.compile(r"(\.(?:query|key)_norm|\.norms\.\d+)\.weight$")
 """A weight of the norms of FLUX and its kin as ComfyUI names it since 2026; the authors call it a scale."""
@@ -121,13 +121,16 @@ def change_of(kind: str, weight: Tensor, draw: torch.Generator) -> WeightDelta:
 
     factors = Factors(noise(RANK, columns, *kernel), noise(rows, RANK, *(1 for _ in kernel)))
     wide = columns * kernel[0] * kernel[1] if kernel else columns
-    if kind == "LoHa":
-        return Loha(noise(rows, RANK), noise(RANK, wide), noise(rows, RANK), noise(RANK, wide), kernel=kernel)
-    if kind == "LoKr":
-        return Lokr((noise(2, 2),), (noise(rows // 2, RANK), noise(RANK, wide // 2)), kernel=kernel)
-    if kind == "DoRA":
-        return Dora(factors, 0.5 + torch.rand(columns, generator=draw), "in")
-    return factors
+    change: Factors | Loha | Lokr = factors
+    if kind.endswith("LoHa"):
+        change = Loha(
+            noise(rows, RANK), noise(RANK, wide), noise(rows, RANK), noise(RANK, wide), kernel=kernel
+        )
+    elif kind.endswith("LoKr"):
+        change = Lokr((noise(2, 2),), (noise(rows // 2, RANK), noise(RANK, wide // 2)), kernel=kernel)
+    if kind.startswith("DoRA"):
+        return Dora(change, 0.5 + torch.rand(columns, generator=draw), "in")
+    return change
 
 
 def dense(change: WeightDelta, weight: Tensor) -> Tensor:

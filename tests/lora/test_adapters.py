@@ -1,9 +1,14 @@
+from typing import Any
+
 import pytest
 import torch
+from lycoris.modules.loha import LohaModule
+from lycoris.modules.lokr import LokrModule
 from torch import nn
 
 from limner.errors import BadLora
-from limner.lora.adapters import Dora, Loha, Lokr, kind, to_lora
+from limner.lora.adapters import Dora, Loha, Lokr, LokrRows, dense, kind, to_lora
+from limner.lora.keys import ModuleTensors, encode
 from loras import dora, factors, loha, lokr
 from messages import raises
 
@@ -77,3 +82,44 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         Lokr((torch.ones(2, 3), torch.ones(2, 3)), (torch.ones(2, 2),))
     with raises(BadLora):
         Lokr((torch.ones(2, 2).half(),), (torch.ones(2, 2),))
+
+
+def peer(module: type, kernel: int, *, on_output: bool) -> tuple[nn.Module, Any]:
+    """A layer, and LyCORIS' module on it, weight-decomposed, with random numbers."""
+    torch.manual_seed(3)
+    layer = nn.Conv2d(8, 12, kernel, bias=False) if kernel else nn.Linear(8, 12, bias=False)
+    options = {"weight_decompose": True, "wd_on_out": on_output}
+    theirs: Any = module("x", layer, lora_dim=2, alpha=3.0, **options)
+    for value in theirs.parameters():
+        value.data = torch.rand_like(value) + 0.1
+    return layer, theirs
+
+
+@pytest.mark.parametrize("kernel", [0, 3], ids=["linear", "3 x 3"])
+@pytest.mark.parametrize("on_output", [True, False])
+@pytest.mark.parametrize("module", [LokrModule, LohaModule])
+def test_a_dora_of_another_kind_is_what_lycoris_makes_of_it(module, on_output, kernel) -> None:
+    layer, theirs = peer(module, kernel, on_output=on_output)
+    tensors = {name.removesuffix(".weight"): value for name, value in theirs.custom_state_dict().items()}
+    change = ModuleTensors("x", tensors).delta(kernel=(kernel, kernel) if kernel else ())
+    assert isinstance(change, Dora) and change.axis == ("out" if on_output else "in")
+    assert kind(change) == {LokrModule: "DoRA of LoKr", LohaModule: "DoRA of LoHa"}[module]
+    weight = layer.weight.detach()  # pyright: ignore
+    theirs.apply_to()
+    probe = torch.randn(2, 8, 5, 5) if kernel else torch.randn(5, 8)
+    changed = change.over(weight).float()
+    result = nn.functional.conv2d(probe, changed) if kernel else probe @ changed.T
+    assert torch.allclose(layer(probe), result, atol=1e-4)
+    plain = Dora(to_lora(change.factors), change.magnitude, change.axis)  # pyright: ignore
+    assert torch.allclose(plain.over(weight), change.over(weight), atol=1e-5)
+    if not on_output:
+        flat = {name.removesuffix(".weight"): value for name, value in encode(change, peft=False).items()}
+        again = ModuleTensors("x", flat).delta(kernel=change.factors.kernel)  # pyright: ignore
+        assert torch.allclose(again.over(weight), change.over(weight), atol=1e-6)  # pyright: ignore
+
+
+@pytest.mark.parametrize("change", [loha(), lokr(), lokr(factored=False)], ids=kind)
+def test_a_dense_change_is_that_of_its_lora(change) -> None:
+    assert torch.allclose(dense(change), to_lora(change).dense(), atol=1e-6)
+    rows = LokrRows(lokr(), 2, 7)
+    assert torch.equal(dense(rows), dense(lokr())[2:7])

@@ -263,7 +263,20 @@ def test_what_cannot_be_one_is_refused() -> None:
         detection.split(QKV, factors(8))
 
 
-@pytest.mark.parametrize("change", [factors(16), loha(16), lokr(16), dora(16), dora(16, axis="in")], ids=kind)
+@pytest.mark.parametrize("whole", [loha(24), lokr(24)], ids=kind)
+def test_norms_along_the_output_part_with_the_rows_of_any_kind(whole) -> None:
+    change, weight = Dora(whole, torch.rand(24) + 0.5, "out"), torch.randn(24, 8)
+    parts = detection.split(QKV, change)
+    changed = [part.over(rows) for part, rows in zip(parts, weight.chunk(3), strict=True)]  # pyright: ignore
+    assert torch.allclose(torch.cat(changed), change.over(weight), atol=1e-6)
+
+
+OF_LOKR = Dora(lokr(16), torch.rand(16) + 0.5, "out")
+
+
+@pytest.mark.parametrize(
+    "change", [factors(16), loha(16), lokr(16), dora(16), dora(16, axis="in"), OF_LOKR], ids=kind
+)
 def test_a_swap_turns_the_rows_of_the_changed_weight(change) -> None:
     weight = torch.randn(16, 8)
     turned = torch.cat(weight.chunk(2)[::-1])

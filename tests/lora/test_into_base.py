@@ -4,7 +4,7 @@ from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase, BadLora
 from limner.lora import into_base
-from limner.lora.adapters import to_lora
+from limner.lora.adapters import Dora, to_lora
 from limner.lora.into_base import merge_into_base
 from limner.lora.weights import open_base
 from limner.models.facts import RegisteredBase
@@ -21,6 +21,7 @@ def native_flux(path, dtype=torch.float32):
         "double_blocks.0.img_attn.qkv.bias": (24,),
         "final_layer.adaLN_modulation.1.weight": (16, 8),
         "img_in.weight": (8, 8),
+        "txt_in.weight": (8, 8),
     }
     save_file({name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}, path, {"who": "me"})
     return path
@@ -31,13 +32,14 @@ ADAPTER = {
     "transformer_blocks.0.attn.to_v": loha(),
     "norm_out.linear": factors(16),
     "x_embedder": dora(),
+    "context_embedder": Dora(lokr(), torch.linspace(0.5, 1.5, 8), "in"),
 }
 
 
 def test_every_kind_goes_to_its_rows_of_the_authors_weights(tmp_path) -> None:
     base = native_flux(tmp_path / "base.safetensors")
     out = tmp_path / "new" / "baked.safetensors"
-    assert merge_into_base(base, open_base(base), {"transformer": ADAPTER}, out, 0.5) == 3
+    assert merge_into_base(base, open_base(base), {"transformer": ADAPTER}, out, 0.5) == 4
     before, after = load_file(base), load_file(out)
     qkv, modulation = "double_blocks.0.img_attn.qkv.weight", "final_layer.adaLN_modulation.1.weight"
     moved = (after[qkv] - before[qkv]).double()
@@ -50,6 +52,9 @@ def test_every_kind_goes_to_its_rows_of_the_authors_weights(tmp_path) -> None:
     assert torch.allclose(
         after["img_in.weight"].double(), start + 0.5 * (dora().over(start) - start), atol=1e-5
     )
+    start, lokr_dora = before["txt_in.weight"].double(), ADAPTER["context_embedder"]
+    wanted = start + 0.5 * (lokr_dora.over(start) - start)
+    assert torch.allclose(after["txt_in.weight"].double(), wanted, atol=1e-5)
     assert torch.equal(
         after["double_blocks.0.img_attn.qkv.bias"], before["double_blocks.0.img_attn.qkv.bias"]
     )

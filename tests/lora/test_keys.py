@@ -88,10 +88,3 @@ def test_peft_has_no_word_for_norms_along_the_input() -> None:
             keys.encode(change, peft=peft)
     assert isinstance(loha(), Loha)
     assert isinstance(lokr(), Lokr)
-
-
-@pytest.mark.parametrize("change", [loha(), lokr()], ids=["LoHa", "LoKr"])
-def test_a_dora_of_another_kind_is_called_so(change) -> None:
-    tensors = keys.encode(change, peft=False) | {"dora_scale": torch.ones(1, change.shape[1])}
-    with raises(BadLora):
-        keys.ModuleTensors("x", tensors).delta()

@@ -9,6 +9,9 @@ from safetensors.torch import load_file, save_file
 from limner.errors import BadLora, BadUsage
 from limner.lora import file
 from limner.lora import operations as module
+from limner.lora.adapters import Dora
+from limner.lora.inspect import inspect
+from limner.lora.keys import encode
 from limner.lora.operations import ConvertOptions, convert, extract, merge, merge_into_base, resize
 from limner.lora.resizing import RankRule
 from limner.lora.tools import KOHYA
@@ -83,6 +86,31 @@ def test_a_dora_is_flattened_over_its_base(tmp_path) -> None:
     done = convert(source, "comfyui", tmp_path / "c.safetensors", wish, Told())
     made = file.read(done.path).components["transformer"]["img_in"]
     assert torch.allclose(made.dense(), dora().over(weight) - weight, atol=1e-5)  # pyright: ignore
+
+
+@pytest.mark.parametrize("axis", ["in", "out"])
+def test_a_dora_of_a_lokr_is_read_flattened_over_its_base_and_written_where_it_is_computed(tmp_path, axis):
+    change, weight = Dora(lokr(), torch.rand(8) + 0.5, axis), torch.randn(8, 8)
+    ending = "dora_scale" if axis == "in" else "lora_magnitude_vector"
+    tensors = encode(lokr(), peft=False) | {ending: change.magnitude.reshape(1, -1)}
+    source = tmp_path / "a.safetensors"
+    save_file({f"diffusion_model.img_in.{name}": tensor for name, tensor in tensors.items()}, source)
+    assert inspect(source, "qwen-image").components[0].kinds == ("DoRA of LoKr",)
+    base = tmp_path / "base.safetensors"
+    save_file({"img_in.weight": weight, "txt_in.weight": weight.clone()}, base)
+    options = ConvertOptions(flatten=8, base=base, family="qwen-image")
+    plain = file.read(convert(source, "diffusers", tmp_path / "d.safetensors", options, Told()).path)
+    wanted = change.over(weight) - weight
+    assert torch.allclose(plain.components["transformer"]["img_in"].dense(), wanted, atol=1e-5)  # pyright: ignore
+    for tool in ("diffusers", "comfyui"):
+        out, same = tmp_path / f"{tool}.safetensors", ConvertOptions(family="qwen-image")
+        if tool == "comfyui" and axis == "in":
+            written = file.read(convert(source, tool, out, same, Told()).path, "qwen-image")
+            again = written.components["transformer"]["img_in"]
+            assert torch.allclose(again.over(weight), change.over(weight), atol=1e-6)  # pyright: ignore
+        else:
+            with pytest.raises(BadLora, match="reads no DoRA of LoKr|norms along 'out'"):
+                convert(source, tool, out, same, Told())
 
 
 def test_merge_and_resize(tmp_path) -> None:

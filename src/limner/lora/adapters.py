@@ -8,67 +8,12 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.factors import Factors, require_float32, with_kernel
+from limner.lora.factors import Factors, require_fit, require_float32, with_kernel
 
 Axis = Literal["out", "in"]
 
 ROWS = 256
 """Of a LoHa that are made at once."""
-
-
-@dataclass(frozen=True)
-class Dora:
-    """W' = magnitude (W + dW) / ||W + dW||, norms along one axis (Liu et al., arXiv:2402.09353).
-
-    What it changes depends on the weight W of the base, so without the base it has no product of its own.
-    """
-
-    factors: Factors
-    """dW, scale baked in."""
-    magnitude: Tensor
-    """(out,) or (in,), float32."""
-    axis: Axis
-    """"out": a norm per row, as peft has it. "in": a norm per input channel, as LyCORIS has it by default."""
-
-    def __post_init__(self) -> None:
-        """Check shapes."""
-        require_float32(self.magnitude)
-        size = self.shape[0] if self.axis == "out" else self.factors.down.shape[1]
-        if tuple(self.magnitude.shape) != (size,):
-            raise BadLora(
-                f"A DoRA's magnitude has the shape {tuple(self.magnitude.shape)}, and its weight has "
-                f"{size} of them along '{self.axis}'. Export again."
-            )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the weight."""
-        return self.factors.shape
-
-    @property
-    def rank(self) -> int:
-        """Of its factors."""
-        return self.factors.rank
-
-    def norm(self) -> float:
-        """Frobenius norm of its factors' dW: that of the whole change depends on the base."""
-        return self.factors.norm()
-
-    def over(self, weight: Tensor) -> Tensor:
-        """The changed weight, float64, in the shape of ``weight``.
-
-        Raises:
-            BadLora: The weight has another shape.
-        """
-        self.factors.require_fit(weight)
-        total = weight.double() + self.factors.dense().reshape(weight.shape)
-        if self.axis == "out":
-            norm = total.flatten(1).norm(dim=1)
-            shape = (-1, *[1] * (weight.dim() - 1))
-        else:
-            norm = total.transpose(0, 1).flatten(1).norm(dim=1)
-            shape = (1, -1, *[1] * (weight.dim() - 2))
-        return total * (self.magnitude.double() / norm).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -265,6 +210,61 @@ class LokrRows:
         return Lokr((cut, *(side.clone() for side in inner)), tuple(side.clone() for side in self.whole.w2))
 
 
+@dataclass(frozen=True)
+class Dora:
+    """W' = magnitude (W + dW) / ||W + dW||, norms along one axis (Liu et al., arXiv:2402.09353).
+
+    What it changes depends on the weight W of the base, so without the base it has no product of its own.
+    """
+
+    factors: Factors | Loha | Lokr | LokrRows
+    """dW, scale baked in: of a LoRA, or of another kind (LyCORIS' ``weight_decompose``)."""
+    magnitude: Tensor
+    """(out,) or (in,), float32."""
+    axis: Axis
+    """"out": a norm per row, as peft has it. "in": a norm per input channel, as LyCORIS has it by default."""
+
+    def __post_init__(self) -> None:
+        """Check shapes."""
+        require_float32(self.magnitude)
+        size = self.shape[0] if self.axis == "out" else self.shape[1] // math.prod(kernel_of(self.factors))
+        if tuple(self.magnitude.shape) != (size,):
+            raise BadLora(
+                f"A DoRA's magnitude has the shape {tuple(self.magnitude.shape)}, and its weight has "
+                f"{size} of them along '{self.axis}'. Export again."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the weight."""
+        return self.factors.shape
+
+    @property
+    def rank(self) -> int:
+        """Of its factors."""
+        return self.factors.rank
+
+    def norm(self) -> float:
+        """Frobenius norm of its factors' dW: that of the whole change depends on the base."""
+        return self.factors.norm()
+
+    def over(self, weight: Tensor) -> Tensor:
+        """The changed weight, float64, in the shape of ``weight``.
+
+        Raises:
+            BadLora: The weight has another shape.
+        """
+        require_fit(self.factors, weight)
+        total = weight.double() + dense(self.factors).reshape(weight.shape)
+        if self.axis == "out":
+            norm = total.flatten(1).norm(dim=1)
+            shape = (-1, *[1] * (weight.dim() - 1))
+        else:
+            norm = total.transpose(0, 1).flatten(1).norm(dim=1)
+            shape = (1, -1, *[1] * (weight.dim() - 2))
+        return total * (self.magnitude.double() / norm).reshape(shape)
+
+
 WeightDelta = Factors | Dora | Loha | Lokr | LokrRows
 """What one module's part of a file can be."""
 
@@ -272,8 +272,37 @@ KINDS = {Factors: "LoRA", Dora: "DoRA", Loha: "LoHa", Lokr: "LoKr", LokrRows: "L
 
 
 def kind(change: WeightDelta) -> str:
-    """Its name: "LoRA", "DoRA", "LoHa", "LoKr"."""
+    """Its name: "LoRA", "LoHa", "LoKr", "DoRA", "DoRA of LoHa", "DoRA of LoKr"."""
+    if isinstance(change, Dora) and not isinstance(change.factors, Factors):
+        return f"DoRA of {KINDS[type(change.factors)]}"
     return KINDS[type(change)]
+
+
+def kernel_of(change: Factors | Loha | Lokr | LokrRows) -> tuple[int, ...]:
+    """Height and width of a convolution's kernel; () of a linear layer, and where nothing shows it."""
+    match change:
+        case Factors():
+            return tuple(change.down.shape[2:])
+        case Loha():
+            return change.kernel
+        case Lokr():
+            return tuple(change.w2[-1].shape[2:]) or change.kernel
+        case LokrRows():
+            return kernel_of(change.whole)
+
+
+def dense(change: Factors | Loha | Lokr | LokrRows) -> Tensor:
+    """The change itself, float64, (out, in * height * width): as large as the weight itself."""
+    match change:
+        case Factors():
+            return change.dense()
+        case Loha():
+            first = change.w1_a.double() @ change.w1_b.double()
+            return first * (change.w2_a.double() @ change.w2_b.double())
+        case Lokr():
+            return torch.kron(*change.sides())
+        case LokrRows():
+            return dense(change.whole)[change.start : change.stop]
 
 
 def to_lora(change: WeightDelta) -> Factors:

@@ -55,7 +55,7 @@ def swap_halves(change: WeightDelta) -> WeightDelta:
             return Lokr((_swap_rows(change.w1[0]), *change.w1[1:]), change.w2)
         case Dora(axis=axis):
             factors = swap_halves(change.factors)
-            assert isinstance(factors, Factors)
+            assert not isinstance(factors, Dora)
             return Dora(factors, change.magnitude if axis == "in" else _swap_rows(change.magnitude), axis)
     raise BadLora(f"A {kind(change)} of {change.shape[0]} rows has no halves to swap. Use --flatten.")
 
@@ -136,9 +136,15 @@ def split(row: KeyEntry, change: WeightDelta) -> Sequence[WeightDelta | None]:
                 for first, second in halves
             ]
         case Dora(axis="out"):
-            factors = _split_factors(change.factors, blocks, whole=True)
-            cuts = change.magnitude.split(blocks)
-            return [Dora(f, m.clone(), "out") for f, m in zip(factors, cuts, strict=True) if f is not None]
+            if isinstance(change.factors, Factors):
+                parts = _split_factors(change.factors, blocks, whole=True)
+            else:
+                parts = split(row, change.factors)
+            return [
+                Dora(part, norms.clone(), "out")
+                for part, norms in zip(parts, change.magnitude.split(blocks), strict=True)
+                if part is not None and not isinstance(part, Dora)
+            ]
         case Lokr():
             ends = list(itertools.accumulate(blocks))
             return [LokrRows(change, end - height, end) for end, height in zip(ends, blocks, strict=True)]

@@ -294,7 +294,9 @@ def _shaped_for(path: Path, model: Any, adapter: Mapping[str, WeightDelta]) -> d
                 f"{path} changes {name} as {shape[0]} x {shape[1]}, and this base has "
                 f"{weight.shape[0]} x {weight[0].numel()}. Load it on the base it was trained on."
             )
-        fitting[module] = change if isinstance(change, Dora) else _shaped(to_lora(change), weight)
+        is_dora = isinstance(change, Dora)
+        factors = _shaped(to_lora(change.factors if is_dora else change), weight)
+        fitting[module] = Dora(factors, change.magnitude, change.axis) if is_dora else factors
     return fitting
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,13 +56,23 @@ class Factors:
         """The change itself, dW, in float64, (out, in * height * width): as large as the weight itself."""
         return self.up.double().flatten(1) @ self.down.double().flatten(1)
 
-    def require_fit(self, weight: Tensor) -> None:
-        """Raise ``BadLora`` unless this is a change of a weight of that shape."""
-        if self.shape != (weight.shape[0], weight[0].numel()):
-            raise BadLora(
-                f"The change is {self.shape[0]} x {self.shape[1]} and the weight {tuple(weight.shape)}. "
-                "Use the base that it was trained on."
-            )
+
+class Shaped(Protocol):
+    """What has rows and columns of a weight."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, kernels laid flat."""
+        ...
+
+
+def require_fit(change: Shaped, weight: Tensor) -> None:
+    """Raise ``BadLora`` unless this is a change of a weight of that shape."""
+    if change.shape != (weight.shape[0], weight[0].numel()):
+        raise BadLora(
+            f"The change is {change.shape[0]} x {change.shape[1]} and the weight {tuple(weight.shape)}. "
+            "Use the base that it was trained on."
+        )
 
 
 def with_kernel(factors: Factors, kernel: tuple[int, ...]) -> Factors:

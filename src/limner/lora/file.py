@@ -54,7 +54,7 @@ class LoraFile:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Those of LoRA, DoRA, LoHa and LoKr that are in it, sorted."""
+        """Those that are in it, sorted: LoRA, LoHa, LoKr, DoRA, DoRA of LoHa, DoRA of LoKr."""
         return tuple(
             sorted({kind(change) for adapter in self.components.values() for change in adapter.values()})
         )

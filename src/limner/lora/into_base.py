@@ -16,7 +16,8 @@ from torch import Tensor
 from limner.errors import BadBase, BadLora
 from limner.files import atomic_folder, require_space, user_cache, write_json
 from limner.lora import file
-from limner.lora.adapters import Dora, WeightDelta, to_lora
+from limner.lora.adapters import Dora, WeightDelta, dense
+from limner.lora.factors import require_fit
 from limner.lora.formats import canonical
 from limner.lora.weights import BaseCheckpoint, BaseWeight, data_offsets, open_base
 from limner.models.convert import lend
@@ -113,11 +114,10 @@ def _add_delta(module: str, weight: Tensor, change: WeightDelta, strength: float
     try:
         if isinstance(change, Dora):
             return weight + strength * (change.over(weight) - weight)
-        factors = to_lora(change)
-        factors.require_fit(weight)
+        require_fit(change, weight)
     except BadLora as error:
         raise BadLora(f"{module}: {error}") from error
-    return weight + strength * factors.dense().reshape(weight.shape)
+    return weight + strength * dense(change).reshape(weight.shape)
 
 
 def merge_into_base(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora
-from limner.lora.adapters import Axis, Dora, Loha, Lokr, LokrRows, WeightDelta
+from limner.lora.adapters import Axis, Dora, Loha, Lokr, LokrRows, WeightDelta, kernel_of
 from limner.lora.factors import Factors
 
 ENDINGS = tuple(
@@ -113,11 +113,12 @@ class ModuleTensors:
         if alpha is not None and scale is not None:
             raise BadLora(f"{self.stem} has its scale twice, in alpha and in peft's config. Remove one.")
         try:
+            norms = {name: tensors.pop(name) for name in ("magnitude", "dora_scale") if name in tensors}
             if any(name.startswith("lokr") for name in tensors):
-                return replace(_lokr(tensors, alpha, scale), kernel=kernel)
+                return _dora(replace(_lokr(tensors, alpha, scale), kernel=kernel), norms)
             if any(name.startswith("hada") for name in tensors):
-                return replace(_loha(tensors, alpha, scale), kernel=kernel)
-            return _lora(tensors, alpha, scale)
+                return _dora(replace(_loha(tensors, alpha, scale), kernel=kernel), norms)
+            return _dora(_lora(tensors, alpha, scale), norms)
         except KeyError as missing:
             raise BadLora(
                 f"{self.stem} has no {WORDS.get(str(missing.args[0]), missing.args[0])}: "
@@ -213,19 +214,30 @@ def _only(tensors: dict[str, Tensor], *names: str) -> None:
         raise BadLora(f"it has {' and '.join(extra)} besides. Export it again.")
 
 
-def _lora(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> WeightDelta:
-    _only(tensors, "down", "up", "mid", "dora_scale", "magnitude")
+def _lora(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Factors:
+    _only(tensors, "down", "up", "mid")
     down, up = tensors["down"], tensors["up"]
     if "mid" in tensors:
         down = _through(tensors["mid"], down)
     if down.dim() == 4 and up.dim() == 2:
         up = up[..., None, None]
-    factors = Factors(down, up * (_ratio(alpha, down.shape[0]) if scale is None else scale))
-    if "magnitude" in tensors:
-        return Dora(factors, tensors["magnitude"].flatten(), "out")
-    if "dora_scale" in tensors:
-        return _weight_decomposed(factors, tensors["dora_scale"])
-    return factors
+    return Factors(down, up * (_ratio(alpha, down.shape[0]) if scale is None else scale))
+
+
+def _dora(factors: Factors | Loha | Lokr, norms: Mapping[str, Tensor]) -> WeightDelta:
+    """The change with its norms, by peft's name or LyCORIS'; without any it is no DoRA."""
+    if "magnitude" in norms:
+        return Dora(factors, norms["magnitude"].flatten(), "out")
+    if "dora_scale" not in norms:
+        return factors
+    scale, height = norms["dora_scale"], factors.shape[0]
+    width = factors.shape[1] // math.prod(kernel_of(factors))
+    shape = tuple(scale.shape)
+    if scale.dim() > 1 and shape[0] == 1 and scale.numel() == width:
+        return Dora(factors, scale.flatten(), "in")
+    if shape[0] == height == scale.numel():
+        return Dora(factors, scale.flatten(), "out")
+    raise BadLora(f"dora_scale {shape} is neither ({height}, 1) nor (1, {width}). Export again.")
 
 
 def _ratio(alpha: float | None, rank: int) -> float:
@@ -241,35 +253,15 @@ def _through(mid: Tensor, down: Tensor) -> Tensor:
     return torch.einsum("rshw,si->rihw", mid, down.flatten(1)).contiguous()
 
 
-def _weight_decomposed(factors: Factors, scale: Tensor) -> Dora:
-    height, width = factors.shape[0], factors.down.shape[1]
-    shape = tuple(scale.shape)
-    if scale.dim() > 1 and shape[0] == 1 and scale.numel() == width:
-        return Dora(factors, scale.flatten(), "in")
-    if shape[0] == height == scale.numel():
-        return Dora(factors, scale.flatten(), "out")
-    raise BadLora(f"dora_scale {shape} is neither ({height}, 1) nor (1, {width}). Export again.")
-
-
 def _loha(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Loha:
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-    _without_norms(tensors, "LoHa")
     _only(tensors, *names)
     w1_a, w1_b, w2_a, w2_b = (tensors[name] for name in names)
     scale = _ratio(alpha, w1_b.shape[0]) if scale is None else scale
     return Loha(w1_a * scale, w1_b, w2_a, w2_b)
 
 
-def _without_norms(tensors: dict[str, Tensor], name: str) -> None:
-    """Refuse a weight-decomposed LoHa or LoKr: without its norms it would be of another strength."""
-    if "dora_scale" in tensors or "magnitude" in tensors:
-        raise BadLora(
-            f"it is a DoRA of a {name}, which is not read. Merge it into its base where it was made."
-        )
-
-
 def _lokr(tensors: dict[str, Tensor], alpha: float | None, scale: float | None) -> Lokr:
-    _without_norms(tensors, "LoKr")
     _only(tensors, *(f"lokr_w{n}{side}" for n in (1, 2) for side in ("", "_a", "_b")))
     sides = [_side(tensors, name) for name in ("lokr_w1", "lokr_w2")]
     lokr = Lokr(sides[0], sides[1])
@@ -329,7 +321,7 @@ def _magnitude(change: Dora, norms: Axis) -> dict[str, Tensor]:
     if norms == change.axis == "out":
         return {MAGNITUDE: change.magnitude}
     if norms == change.axis == "in":
-        return {"dora_scale": change.magnitude.reshape(1, -1, *[1] * (change.factors.down.dim() - 2))}
+        return {"dora_scale": change.magnitude.reshape(1, -1, *[1] * len(kernel_of(change.factors)))}
     raise BadLora(
         f"This DoRA has its norms along '{change.axis}', and the form wanted has them along the other axis. "
         "Give the base with --base to make a plain LoRA of it, or merge it into the base."

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from limner.errors import BadLora
 from limner.files import foreign
-from limner.lora.adapters import WeightDelta, kind
+from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.models.key_map import SOFTWARE
 from limner.run_folder import CHECKPOINT_ENTRY
 
@@ -297,8 +297,9 @@ def network_entries(components: Mapping[str, Mapping[str, WeightDelta]]) -> dict
     ranks, kinds = {delta.rank for delta in deltas}, sorted({kind(delta) for delta in deltas})
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     plain = kinds == ["LoRA"]
-    algorithm = {} if plain else {"algo": "lora" if kinds == ["DoRA"] else "+".join(kinds).lower()}
-    decomposed = {"dora_wd": True} if "DoRA" in kinds else {}
+    names = sorted({name.removeprefix("DoRA of ").replace("DoRA", "LoRA").lower() for name in kinds})
+    algorithm = {} if plain else {"algo": "+".join(names)}
+    decomposed = {"dora_wd": True} if any(isinstance(delta, Dora) for delta in deltas) else {}
     return {
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
         "ss_network_dim": rank,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limner.errors import BadLora
 from limner.lora import detection, keys
-from limner.lora.adapters import Axis, Dora, LokrRows, WeightDelta, kind
+from limner.lora.adapters import Axis, Dora, Lokr, LokrRows, WeightDelta, kind
 from limner.lora.detection import locate
 from limner.lora.factors import Factors
 from limner.lora.formats import canonical, gather, to_diffusers
@@ -240,7 +240,7 @@ def _by_key(
 def _style_for(change: WeightDelta, match: KeyMatch, names: FamilyKeys, tool: Tool) -> KeyStyle:
     rules = names.tools[tool.name]
     is_fused = rules.writes.naming == "native" and len(match.row.modules) > 1
-    if is_fused and rules.unfused_style and kind(change) in ("LoKr", "DoRA"):
+    if is_fused and rules.unfused_style and isinstance(change, Lokr | LokrRows | Dora):
         return rules.unfused_style
     return rules.writes
 

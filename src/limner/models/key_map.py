@@ -166,7 +166,7 @@ def dotted(prefix: str, naming: Naming = "diffusers") -> KeyStyle:
 SOFTWARE = "Limner"
 """What the metadata of our own LoRA files begins with under ``software``."""
 
-ALL_KINDS = ("LoRA", "LoHa", "LoKr", "DoRA")
+ALL_KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "DoRA of LoHa", "DoRA of LoKr")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from limner.assembly.resolve import Resolved
 from limner.errors import BadRecipe
 from limner.files import sha256_file, write_json
 from limner.lora import file
-from limner.lora.adapters import WeightDelta, kind, to_lora
+from limner.lora.adapters import Dora, WeightDelta, to_lora
 from limner.lora.factors import Factors, rename_for_model, unknown_layers, with_kernel
 from limner.lora.metadata import without_path
 from limner.lora.svd import spectrum
@@ -160,7 +160,7 @@ def _fitting(
     changes = rename_for_model(adapter, pairs)
     for layer, change in changes.items():
         weight = pairs[layer].weight
-        if kind(change) == "DoRA":
+        if isinstance(change, Dora):
             raise BadRecipe(
                 f"train.init: {name} holds a DoRA, which depends on the base's weights. Make a LoRA of it: "
                 "limner lora convert FILE --to diffusers --flatten 32 --base BASE"
