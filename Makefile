@@ -34,12 +34,8 @@ test: $(VENV)/.limner-dev  ## every test, the slow ones too (up to 15 minutes)
 	@echo "test: every test, $(JOBS) at a time"
 	@$(TESTS)
 
-check: $(VENV)/.limner-dev  ## what every commit must pass: format, lint, types, layers, fast tests
-	@echo "check: format"; $(BIN)/ruff format --check --quiet $(SOURCES)
-	@echo "check: lint"; $(BIN)/ruff check --quiet $(SOURCES)
-	@echo "check: types"; $(BIN)/pyright --pythonpath $(BIN)/python
-	@echo "check: layers"; PATH="$(abspath $(BIN)):$$PATH" lint-imports --no-logo
-	@echo "check: fast tests"; $(TESTS) -m "not slow"
+check: $(VENV)/.limner-dev  ## what every commit must pass, in 90 s: format, lint, layers, types, tests of what changed
+	@JOBS=$(JOBS) $(BIN)/python tools/check.py
 
 format: $(VENV)/.limner-dev  ## rewrite the code in the house's form, and the pages that are made from it
 	@$(BIN)/ruff check --fix --quiet $(SOURCES) || true

@@ -19,6 +19,7 @@ from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.runs import running
 from limner.training.interrupt import Interrupt
+from parsed import tree
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 ROOM = SOURCE / "limner"
@@ -55,10 +56,10 @@ def modules() -> dict[str, ast.Module]:
     """Every module with code: a package whose file holds its description alone is none."""
     found = {}
     for path in ROOM.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        module = tree(path)
         name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
-        if path.name != "__init__.py" or len(tree.body) > 1:
-            found[name] = tree
+        if path.name != "__init__.py" or len(module.body) > 1:
+            found[name] = module
     return found
 
 
@@ -76,8 +77,8 @@ def imports(name: str) -> frozenset[str]:
     return frozenset((names & modules().keys()) - above)
 
 
-def _at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
+def _at_run_time(module: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(module):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         yield node
@@ -110,8 +111,8 @@ def test_modules_import_each_other_in_no_circle():
 def test_a_base_is_looked_up_where_a_recipe_is_resolved_and_nowhere_else():
     calls = [
         f"{name}:{node.lineno} {node.func.id}"
-        for name, tree in modules().items()
-        for node in ast.walk(tree)
+        for name, module in modules().items()
+        for node in ast.walk(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         if name not in RESOLVERS.get(node.func.id, (name,))
         if not name.startswith("limner.lora.")
@@ -120,8 +121,8 @@ def test_a_base_is_looked_up_where_a_recipe_is_resolved_and_nowhere_else():
     own = ("limner.assembly.base", "limner.models.source", "limner.bases.parts")
     sides = [
         f"{name}:{node.lineno}"
-        for name, tree in modules().items()
-        for node in ast.walk(tree)
+        for name, module in modules().items()
+        for node in ast.walk(module)
         if isinstance(node, ast.Call) and name not in own
         if ast.unparse(node).startswith("source.facts.get('resolution'")
     ]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from parsed import tree
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "limner"
 FUNCTION_LINES = 60
@@ -20,10 +22,6 @@ MODULES = sorted(p for p in SOURCE.rglob("*.py") if p.name not in ("__init__.py"
 TEXT = {".py", ".md", ".toml", ".txt", ".json", ".jsonl", ".html", ".cfg", ".yml", ".yaml", ""}
 SOMEBODY = re.compile(r"""(?<![\w.}~*)-])/(?:home|Users|root|work|mnt)/[\w.-]""")
 HERE = re.compile("|".join(rf"(?<![\w.]){re.escape(str(path))}/" for path in (ROOT, Path.home())))
-
-
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def called(node: ast.Call) -> str:

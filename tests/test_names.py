@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from parsed import tree
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "limner"
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *(ROOT / "docs/guide").glob("*.md")])
@@ -36,13 +38,13 @@ def modules() -> dict[str, list[tuple[Path, ast.Module]]]:
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).parts
         room = parts[0] if len(parts) > 1 else "limner"
-        rooms[room].append((path, ast.parse(path.read_text(encoding="utf-8"))))
+        rooms[room].append((path, tree(path)))
     return dict(rooms)
 
 
-def bindings(tree: ast.Module) -> Iterator[tuple[str, int]]:
+def bindings(module: ast.Module) -> Iterator[tuple[str, int]]:
     """Yield (name, line) of each parameter, variable and attribute that a module binds."""
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         match node:
             case (
                 ast.Name(id=name, ctx=ast.Store())
@@ -58,9 +60,9 @@ def bindings(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 yield name, node.lineno
 
 
-def definitions(tree: ast.Module) -> Iterator[tuple[str, int]]:
+def definitions(module: ast.Module) -> Iterator[tuple[str, int]]:
     """Yield (name, line) of each function and class."""
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name, node.lineno
 
@@ -87,8 +89,8 @@ def old_word(name: str) -> str | None:
 def pronouns(room: str) -> tuple[list[str], float]:
     """Return the offending bindings of a room, as "file:line name", and their share in per cent."""
     total, offenders = 0, []
-    for path, tree in modules()[room]:
-        names = [(name, line) for name, line in bindings(tree) if name.strip("_")]
+    for path, module in modules()[room]:
+        names = [(name, line) for name, line in bindings(module) if name.strip("_")]
         beside = frozenset(name for name, _ in names)
         total += len(names)
         offenders += [f"{where(path, line)} {name}" for name, line in names if no_noun(name, beside)]
@@ -98,8 +100,8 @@ def pronouns(room: str) -> tuple[list[str], float]:
 def old_words(room: str) -> dict[str, list[str]]:
     """Return forbidden word -> where a room's identifiers or file names hold it."""
     hits = defaultdict(list)
-    for path, tree in modules()[room]:
-        for name, line in [(path.stem, 1), *bindings(tree), *definitions(tree)]:
+    for path, module in modules()[room]:
+        for name, line in [(path.stem, 1), *bindings(module), *definitions(module)]:
             if word := old_word(name):
                 hits[word].append(f"{where(path, line)} {name} (say {OLD_WORDS[word]})")
     return dict(hits)
@@ -123,8 +125,8 @@ def classes() -> dict[str, list[str]]:
     """Return class name -> where it is defined."""
     places = defaultdict(list)
     for room in modules().values():
-        for path, tree in room:
-            for node in ast.walk(tree):
+        for path, module in room:
+            for node in ast.walk(module):
                 if isinstance(node, ast.ClassDef):
                     places[node.name].append(where(path, node.lineno))
     return dict(places)
