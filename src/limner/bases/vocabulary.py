@@ -8,7 +8,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
@@ -99,9 +98,3 @@ def _parts(word: str) -> set[str]:
         for start in range(len(word) - length + 1)
         if len(word) > length
     }
-
-
-def save_tokenizers(folder: Path) -> None:
-    """Write ``tokenizer/`` and ``tokenizer_2/``."""
-    clip_tokenizer().save_pretrained(folder / "tokenizer")
-    t5_tokenizer().save_pretrained(folder / "tokenizer_2")

@@ -10,7 +10,7 @@ from limner.cli.options import Json, Option, example, taking
 from limner.cli.session import session
 from limner.errors import BadUsage
 from limner.imports import swiftly
-from limner.lora.hub import local, output_path
+from limner.lora.location import local, output_path
 
 if TYPE_CHECKING:
     from limner.lora.operations import ConvertOptions, WriteResult
@@ -30,7 +30,6 @@ FAMILY = Option(
     "--family", "family", str, "Family of the base, where the names alone do not tell: flux, sdxl .."
 )
 DTYPE = Option("--dtype", "dtype", str, "float32, float16 or bfloat16. Left out: as it was.")
-TOOL_NAMES = "diffusers, comfyui, kohya (A1111, Forge), sd-scripts, musubi or diffsynth."
 TO = Option("--to", "to", str, "Tool that it is for, as in convert.", "diffusers")
 LEAVE_OUT = Option("--leave-out", "leave_out", bool, "Leave out what the tool cannot read, by name.", False)
 KEEP_METADATA = Option(

@@ -1,7 +1,6 @@
 """What several pages show: a job, a picture, a number of bytes. Loads Streamlit."""
 
 import hashlib
-from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -104,15 +103,6 @@ def show_image(path: Path, caption: str = "") -> None:
         st.image(thumbnail(path), caption=plain(caption) if caption else None, width="stretch")
     except (BadImage, OSError, LimnerError) as error:
         st.warning(plain(error))
-
-
-def gallery(paths: Sequence[Path], columns: int = 4, captions: Sequence[str] = ()) -> None:
-    """Pictures in rows."""
-    for start in range(0, len(paths), columns):
-        row = st.columns(columns)
-        for offset, (cell, path) in enumerate(zip(row, paths[start : start + columns], strict=False)):
-            with cell:
-                show_image(path, captions[start + offset] if captions else "")
 
 
 def time_left(seconds: float | None) -> str:
