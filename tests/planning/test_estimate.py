@@ -1,6 +1,13 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
 from limner.assembly.base import ResolvedBase
 from limner.errors import BadRecipe
-from limner.planning.estimate import estimate
+from limner.models.flux.family import FAMILY
+from limner.models.source import locate
+from limner.planning.estimate import estimate, misfit
 from limner.planning.profile_cache import opened, shape_of
 from limner.planning.request import ProfileRequest
 from limner.recipe.schema import Recipe
@@ -31,3 +38,13 @@ def test_the_embedded_base_is_foreseen_whole():
 def test_pictures_that_cannot_be_painted_are_told():
     with raises(BadRecipe):
         estimate(asked(change(GLYPH, {"sample.width": 65})))
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_a_config_that_its_weights_contradict_is_named(tiny_base: Path, tmp_path: Path, part: str):
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    source = locate(str(folder), folders={})
+    assert misfit(FAMILY, source) == ""
+    (folder / part / "config.json").write_text("{}")
+    source = locate(str(folder), folders={})
+    assert misfit(FAMILY, source).startswith(f"{part}/config.json describes another model")

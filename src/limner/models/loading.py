@@ -3,8 +3,9 @@
 import importlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -230,7 +231,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         else:
             if plan and plan.codes:
                 raise BrokenGraph(f"{part} has no blocks that could be stored in {plan.codes}.")
-            model, missing = _by_library(cls, source.root / part, kind)
+            model, missing = _whole(library, cls, source, part, kind)
     except torch.OutOfMemoryError:  # the files are whole
         raise
     except LOAD_ERRORS as error:
@@ -267,7 +268,7 @@ def library_model(family: Family, source: Source, part: str, dtype: torch.dtype)
     Raises:
         BadBase: Its files lack tensors.
     """
-    model, missing = _by_library(_imported(family, part)[1], source.root / part, dtype)
+    model, missing = _whole(*_imported(family, part), source, part, dtype)
     _require_whole(source, part, missing)
     return model
 
@@ -278,12 +279,40 @@ def _require_whole(source: Source, part: str, missing: Sequence[str]) -> None:
         raise BadBase(f"{source.name}: {part}/ lacks {len(missing)} tensors: {missing[0]} .. {source.again}")
 
 
-def _by_library(cls: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """A model as its library reads it, on the host, and the names that the files lack."""
-    model, loading_info = cls.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
-    )
+def _whole(library: str, cls: Any, source: Source, part: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """A model on the host, to the bit as its library reads it, and the names that the files lack."""
+    folder = source.root / part
+    if library == "diffusers":
+        model = hollow(cls, cls.load_config(folder, local_files_only=True), dtype).eval()
+        return model, read(model, source.weights(part), dtype, torch.device("cpu"), layer_kinds={})
+    with BUILDING:
+        model, loading_info = _loader(cls, dtype).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
+        )
+    model.__class__ = cls
     return model, sorted(loading_info["missing_keys"])
+
+
+BUILDING = RLock()
+"""Held while a model of transformers is made, which replaces functions of that library for all threads."""
+
+
+@cache
+def _loader(cls: Any, dtype: torch.dtype) -> Any:
+    """A class of transformers, loaded in ``dtype`` without a change of torch's default, every thread's."""
+
+    def init(self: nn.Module, *arguments: Any, **options: Any) -> None:
+        cls.__init__(self, *arguments, **options)
+        for parameter in self.parameters():  # on meta: they take the weights in their dtype
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+
+    def get_init_context(kind: Any, _: torch.dtype, *arguments: Any) -> Any:
+        return super(loader, kind).get_init_context(torch.get_default_dtype(), *arguments)
+
+    methods = {"__init__": init, "get_init_context": classmethod(get_init_context)}
+    loader = type(cls.__name__, (cls,), methods)
+    return loader
 
 
 class _WithoutData(TorchFunctionMode):
@@ -331,7 +360,7 @@ def skeleton(family: Family, source: Source, part: str, *, dtype: torch.dtype) -
         return family.own_parts[part].skeleton(source).requires_grad_(requires_grad=False).eval()
     library, cls = _imported(family, part)
     try:
-        with torch.device("meta"):
+        with BUILDING, torch.device("meta"):
             if library == "diffusers":
                 model = cls.from_config(source.config(part))
             else:
@@ -364,28 +393,3 @@ def hush() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity(logging.CRITICAL)  # each error is raised as well
         library.utils.logging.disable_progress_bar()
-
-
-def misfit(family: Family, source: Source) -> str:
-    """Which part's config describes another model than its weights; "" where no file can tell.
-
-    Reads configs and the headers of files, no tensor.
-    """
-    for part in family.parts:
-        if part.startswith("tokenizer"):
-            continue
-        try:
-            model = skeleton(family, source, part, dtype=torch.float32)
-            file_shapes = dict(shapes(source.weights(part)))
-        except (BadBase, *LOAD_ERRORS):
-            continue
-        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
-        wrong = [name for name, shape in file_shapes.items() if expected.get(name, shape) != shape]
-        if wrong:
-            name = wrong[0]
-            return (
-                f"{part}/config.json describes another model than its weights ({len(wrong)} of "
-                f"{len(file_shapes)} tensors: {name} is {file_shapes[name]}, and the config makes it "
-                f"{expected[name]})"
-            )
-    return ""

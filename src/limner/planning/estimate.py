@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 
+import torch
 from torch import Tensor
 
 from limner.assembly.base import sample_settings
 from limner.errors import BadBase, first_line
 from limner.models import sampling
 from limner.models.bundled import stored_precision
-from limner.models.family import SamplingParams
-from limner.models.loading import LOAD_ERRORS, misfit
+from limner.models.family import Family, SamplingParams
+from limner.models.loading import LOAD_ERRORS, shapes, skeleton
+from limner.models.source import Source
 from limner.planning.dry_run import TraceSpec, machine_of
 from limner.planning.phases import outside
 from limner.planning.profile import Affine, OpCounts, Profile, Stage
@@ -83,3 +85,28 @@ def _for_one(stage: Stage, batch_size: int) -> Stage:
         name: Affine(line.offset / batch_size, line.per_image / batch_size) for name, line in lines.items()
     }
     return replace(stage, work=OpCounts(**per_sample, kernels=ceil(stage.work.kernels / batch_size)))
+
+
+def misfit(family: Family, source: Source) -> str:
+    """Which part's config describes another model than its weights; "" where no file can tell.
+
+    Reads configs and the headers of files, no tensor.
+    """
+    for part in family.parts:
+        if part.startswith("tokenizer"):
+            continue
+        try:
+            model = skeleton(family, source, part, dtype=torch.float32)
+            file_shapes = dict(shapes(source.weights(part)))
+        except (BadBase, *LOAD_ERRORS):
+            continue
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+        wrong = [name for name, shape in file_shapes.items() if expected.get(name, shape) != shape]
+        if wrong:
+            name = wrong[0]
+            return (
+                f"{part}/config.json describes another model than its weights ({len(wrong)} of "
+                f"{len(file_shapes)} tensors: {name} is {file_shapes[name]}, and the config makes it "
+                f"{expected[name]})"
+            )
+    return ""
