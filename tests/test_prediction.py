@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, SiglipVisionConfig, SiglipVisionModel
 
-from limner.assembly.base import family_at, locate_base
+from limner.assembly.base import family_at
 from limner.data.images import read_image
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.hyper.predictor import Predictor, PredictorConfig
@@ -18,6 +18,7 @@ from limner.hyper.published import STACKS, PublishedPredictor
 from limner.hyper.targets import linear_layers, targets_of
 from limner.hyper.vision import embed, load_encoder
 from limner.lora import file
+from limner.lora.location import locate_base
 from limner.prediction import InstantOptions, grouped, instant
 from limner.runs import train
 from messages import raises

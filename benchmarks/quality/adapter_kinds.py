@@ -23,9 +23,10 @@ from benchmarks.quality.demo_quality import class_images, run
 from benchmarks import outcome
 from limner import demo
 from limner.assembly.assemble import ModelSpec
-from limner.assembly.base import family_at, locate_base
+from limner.assembly.base import family_at
 from limner.assembly.trainable import LoRA
 from limner.bases.judge import Judge
+from limner.lora.location import locate_base
 from limner.planning.targets import target_groups
 from limner.recipe import toml
 from limner.recipe.schema import Recipe

@@ -16,10 +16,11 @@ from benchmarks.quality.base_quality import Ask, Way, generate
 
 from benchmarks import outcome
 from limner import demo
-from limner.assembly.base import family_at, locate_base
+from limner.assembly.base import family_at
 from limner.bases.art import TRAINED_STYLES
 from limner.bases.judge import Judge, style_scores
 from limner.generation.pipeline import pipeline
+from limner.lora.location import locate_base
 from limner.recipe.schema import Recipe
 from limner.reporter import PlainText, Reporter
 from limner.runs import train

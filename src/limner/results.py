@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from limner.arguments import InstantKeys, JudgeKeys, SamplingKeys
 from limner.events import Done, OnEvent
-from limner.lora import hub
+from limner.lora.location import local, on_hub, output_path
 from limner.reporter import Reporter
 from limner.target import subject_of
 
@@ -54,14 +54,14 @@ def generate(
     steps, names = [steps] if isinstance(steps, int | str) else steps, ("negative_lora", "prompt_file")
     paths: dict[str, Any] = {name: Path(path) for name in names if (path := values.pop(name, None))}
     target = run.path if isinstance(run, Done) else run
-    subject = subject_of(hub.local(target), texts, paths.pop("prompt_file", None), steps)
+    subject = subject_of(local(target), texts, paths.pop("prompt_file", None), steps)
     request = GenerationRequest(
         targets=subject.paths,
         prompts=subject.prompts,
-        out=Path(out or (hub.output_path(target, "-pictures") if hub.on_hub(target) else subject.folder)),
+        out=Path(out or (output_path(target, "-pictures") if on_hub(target) else subject.folder)),
         base=base,
         **{name: values.pop(name, None) or "" for name in ("components_from", "sample_base")},
-        loras={hub.local(path): scale for path, scale in values.pop("loras", {}).items()},
+        loras={local(path): scale for path, scale in values.pop("loras", {}).items()},
         embeddings=tuple(map(Path, values.pop("embeddings", ()))),
         settings=Settings(lora_scale=strength, **values, **paths),
     )

@@ -1,8 +1,9 @@
 import pytest
 from PIL import Image
 
-from limner.assembly.base import ImageSizes, ResolvedBase, Shape, family_at, fp16_of, locate_base, shape_at
-from limner.errors import BadBase, BadRecipe
+from limner.assembly.base import ImageSizes, ResolvedBase, Shape, family_at, fp16_of, shape_at
+from limner.errors import BadRecipe
+from limner.lora.location import locate_base
 from limner.models.bundled import known
 from limner.models.facts import Objective
 from limner.recipe.schema import Data, Recipe
@@ -56,13 +57,6 @@ def test_the_models_are_described_once_and_sides_of_samples_are_checked():
     assert base.spec is base.spec and base.spec.family.name == "flux" and base.spec.kind == "cuda"
     with pytest.raises(BadRecipe, match="width is 65"):
         assert resolved(change(FLUX, {"sample.width": 65})).spec
-
-
-def test_what_cannot_be_a_base_is_told(tmp_path):
-    with pytest.raises(BadBase, match=r"There is no file .*gone\.safetensors"):
-        locate_base(str(tmp_path / "gone.safetensors"))
-    with pytest.raises(BadRecipe, match="which is for a base in one file"):
-        locate_base("glyph", components_from="sdxl")
 
 
 @pytest.mark.parametrize(("base", "able"), [("flux-dev", True), ("sdxl", True), ("z-image", False)])

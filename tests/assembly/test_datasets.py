@@ -6,13 +6,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from limner.assembly.base import family_at, locate_base
+from limner.assembly.base import family_at
 from limner.assembly.datasets import cut_captions, repeats_of, set_names, shares_of, token_counter
 from limner.assembly.resolve import resolve
 from limner.checking.check import base_of
 from limner.data.views import View
 from limner.errors import BadBase, BadData
 from limner.generation.class_images import with_prior
+from limner.lora.location import locate_base
 from limner.models.family import Objective
 from limner.recipe.schema import Data, DataSet, Recipe
 from limner.recipe.toml import change

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 import tiny
-from limner.assembly.base import family_at, locate_base
+from limner.assembly.base import family_at
 from limner.generation.arrangement import Arrangement
 from limner.generation.pipeline import on_host, set_strengths
 from limner.lora import diffusers_loader, file
 from limner.lora.factors import Factors
+from limner.lora.location import locate_base
 from limner.planning.generation import RESIDENT, GenerationPlan
 
 STRONGEST = GenerationPlan(model_offload=True, swapped_blocks=2, layerwise_encoders=True)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from limner.assembly.base import family_at, locate_base
+from limner.assembly.base import family_at
 from limner.errors import BadBase, BadRecipe
 from limner.generation.pipeline import pipeline, set_strengths
 from limner.lora import file
 from limner.lora.factors import Factors
+from limner.lora.location import locate_base
 
 
 def test_the_base_alone_paints_and_takes_settings_of_its_sampler(tiny_base):

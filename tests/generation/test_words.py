@@ -8,7 +8,7 @@ import torch
 import messages
 import small
 import tiny
-from limner.assembly.base import family_at, locate_base
+from limner.assembly.base import family_at
 from limner.errors import BadLora, BadUsage
 from limner.generation.pipeline import pipeline
 from limner.generation.settings import Settings
@@ -16,6 +16,7 @@ from limner.generation.trained import trained_of
 from limner.generation.words import embedding_file, require_words, with_words, words_of
 from limner.lora import embeddings
 from limner.lora.embeddings import ONLY, Embedding
+from limner.lora.location import locate_base
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change

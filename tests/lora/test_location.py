@@ -4,9 +4,9 @@ import huggingface_hub
 import pytest
 
 import limner
-from limner.errors import BadLora
-from limner.lora import hub
-from limner.lora.hub import local, on_hub, output_path
+from limner.errors import BadBase, BadLora, BadRecipe
+from limner.lora import location
+from limner.lora.location import local, locate_base, on_hub, output_path
 from messages import raises
 from publishing.runs_to_publish import lora_file
 
@@ -88,5 +88,12 @@ def test_generate_takes_hub_ids(here: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_looking_at_a_name_fetches_nothing(here: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hub, "local", lambda name: pytest.fail(f"fetched {name}"))
+    monkeypatch.setattr(location, "local", lambda name: pytest.fail(f"fetched {name}"))
     assert on_hub("ada/cat") and output_path("ada/cat", "") == Path("cat")
+
+
+def test_what_cannot_be_a_base_is_told(tmp_path):
+    with pytest.raises(BadBase, match=r"There is no file .*gone\.safetensors"):
+        locate_base(str(tmp_path / "gone.safetensors"))
+    with pytest.raises(BadRecipe, match="which is for a base in one file"):
+        locate_base("glyph", components_from="sdxl")

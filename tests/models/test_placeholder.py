@@ -3,8 +3,8 @@ import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 
 import messages
-from limner.assembly.base import locate_base
 from limner.errors import BadRecipe
+from limner.lora.location import locate_base
 from limner.models.loading import load
 from limner.models.placeholder import NO_WORD, Placeholder
 from limner.models.registry import family_of

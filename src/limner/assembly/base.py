@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from limner.data.control import ControlFit, counted_controls
 from limner.data.order import whole_ratio
 from limner.data.views import Scale, buckets
-from limner.errors import BadBase, BadRecipe
-from limner.imports import imported, swiftly
+from limner.errors import BadRecipe
+from limner.imports import swiftly
+from limner.lora.location import locate_base
 from limner.models.facts import Objective
-from limner.models.registry import embedded_bases, facts_of, lora_twin, named_base, twin_of
-from limner.models.source import Source, locate
+from limner.models.registry import facts_of, named_base, twin_of
+from limner.models.source import Source
 from limner.nn.memory.plan import Compute, Kind
 from limner.recipe.schema import Data, Recipe
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 PENDING = Path("the LoRA of the images before")
 """Stands for the adapter of a second phase in a plan that is made before the first."""
-SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -310,35 +310,3 @@ def family_at(source: Source) -> "Family":
 def shape_at(source: Source, family: "Family | Shape") -> Shape:
     """The sizes of a base, of a family or of sizes that all of the family share but for the resolution."""
     return Shape(family.multiple, int(source.facts.get("resolution", family.resolution)))
-
-
-def locate_base(
-    base: str, tell: Callable[[str], None] = lambda line: None, components_from: str = ""
-) -> Source:
-    """The base that a recipe names, with its weights.
-
-    Args:
-        base: A name, a hub id, a folder, or a file, which becomes a folder the first time.
-        tell: Hears of a download before it starts.
-        components_from: The base that lends a file what it lacks.
-
-    Raises:
-        BadBase: It cannot be opened.
-        BadRecipe: ``components_from`` is given and the base is no file.
-    """
-    file = Path(base).expanduser()
-    if file.is_file():
-        with swiftly():
-            opened = imported("limner.models.convert:opened")
-        return opened(file, components_from, folders=embedded_bases(), tell=tell)
-    if file.suffix in SINGLE_FILES:
-        raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
-    if components_from:
-        raise BadRecipe(
-            f"components_from is {components_from!r}, which is for a base in one file, and the base is "
-            f"{base!r}. Remove it."
-        )
-    if twin := lora_twin(base):
-        raw = locate_base(twin.train_on, tell)
-        return imported("limner.lora.into_base:opened")(twin, raw, tell)
-    return locate(base, folders=embedded_bases(), tell=tell)

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from limner.assembly.assemble import ModelSpec
-from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, locate_base, shape_at
+from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, shape_at
 from limner.assembly.datasets import hold_out_of_sets, read_sets, what_sets_hold
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected, read_folder
@@ -22,6 +22,7 @@ from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
 from limner.graph.unit import Split
 from limner.imports import imported
+from limner.lora.location import locate_base
 from limner.models.facts import Objective
 from limner.models.family import Family
 from limner.models.source import Source, on_this_disk

@@ -9,7 +9,7 @@ import typer
 from limner.cli.options import SAMPLING, Events, Json, numbers, steps_from, strengths, taking
 from limner.cli.session import session
 from limner.imports import swiftly
-from limner.lora.hub import on_hub
+from limner.lora.location import on_hub
 from limner.target import subject_of
 
 if TYPE_CHECKING:

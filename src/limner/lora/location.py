@@ -1,11 +1,17 @@
-"""LoRAs by hub id, wherever one is named: the one resolver. Loads no torch but to fetch."""
+"""LoRAs and bases, wherever one is named: the one resolver of each. Loads no torch but to fetch."""
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from limner.errors import BadBase, BadRecipe
+from limner.imports import imported, swiftly
+from limner.models.registry import embedded_bases, lora_twin
+from limner.models.source import Source, locate
 from limner.target import RUNS
 
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PART = r"[A-Za-z0-9][\w.\-]*"
 HUB_NAME = re.compile(rf"{PART}/(?P<name>{PART})(?P<file>/[\w.\-/]+\.safetensors)?")
 """owner/name, or owner/name/file.safetensors."""
@@ -48,3 +54,35 @@ def output_path(target: str | Path, ending: str) -> Path:
     match = HUB_NAME.fullmatch(path.as_posix())
     assert match
     return Path(f"{path.stem if match['file'] else match['name']}{ending}")
+
+
+def locate_base(
+    base: str, tell: Callable[[str], None] = lambda line: None, components_from: str = ""
+) -> Source:
+    """The base that a recipe names, with its weights.
+
+    Args:
+        base: A name, a hub id, a folder, or a file, which becomes a folder the first time.
+        tell: Hears of a download before it starts.
+        components_from: The base that lends a file what it lacks.
+
+    Raises:
+        BadBase: It cannot be opened.
+        BadRecipe: ``components_from`` is given and the base is no file.
+    """
+    file = Path(base).expanduser()
+    if file.is_file():
+        with swiftly():
+            opened = imported("limner.models.convert:opened")
+        return opened(file, components_from, folders=embedded_bases(), tell=tell)
+    if file.suffix in SINGLE_FILES:
+        raise BadBase(f"There is no file {base}. Check the path, from the folder of the recipe or from here.")
+    if components_from:
+        raise BadRecipe(
+            f"components_from is {components_from!r}, which is for a base in one file, and the base is "
+            f"{base!r}. Remove it."
+        )
+    if twin := lora_twin(base):
+        raw = locate_base(twin.train_on, tell)
+        return imported("limner.lora.into_base:opened")(twin, raw, tell)
+    return locate(base, folders=embedded_bases(), tell=tell)

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limner.assembly.base import locate_base
 from limner.errors import BadLora, BadUsage
 from limner.lora import extraction, file, into_base, merging, resizing
 from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.extraction import Extraction, ExtractLoss
 from limner.lora.file import DTYPES, LoraFile
 from limner.lora.formats import canonical
+from limner.lora.location import locate_base
 from limner.lora.metadata import HASH, network_entries, public_entries
 from limner.lora.peft_config import HEADER_KEY
 from limner.lora.resizing import RankRule, ResizeLoss

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 from limner.errors import BadUsage
 from limner.events import OnEvent
-from limner.lora.hub import local, output_path
+from limner.lora.location import local, output_path
 from limner.reporter import Reporter
 
 if TYPE_CHECKING:
