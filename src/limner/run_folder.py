@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 from limner.errors import BadData, BadUsage, RunBusy
 from limner.files import append_line, remove_dead_drafts, sync_file, sync_folder, write_json, write_text
 
+RUNS = Path("runs")
+"""Folder of run folders, where nobody names another."""
 STEP_FILE = re.compile(r"step-(\d{6,})\.safetensors")
 """Checkpoints, and LoRAs of single steps."""
 CHECKPOINT_ENTRY = "limner.checkpoint"

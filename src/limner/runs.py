@@ -11,6 +11,7 @@ from limner.errors import LimnerError, Stopped, first_line
 from limner.events import CacheFilled, Done, Event, Sampled, Saved
 from limner.files import write_text
 from limner.generation import class_images
+from limner.imports import imported
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn import distributed
@@ -127,8 +128,7 @@ def _without_end(reporter: Reporter) -> Reporter:
 def _predict(
     paths: Sequence[Path], source: Source, family: Family, predictor: str, reporter: Reporter
 ) -> PredictedLora:
-    from limner.prediction import predict  # few trainings start from one
-
+    predict = imported("limner.prediction:predict")  # few trainings start from one
     return predict(paths, source, family, predictor, reporter)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from limner.errors import BadRecipe, BadUsage
 from limner.files import real_path
+from limner.run_folder import RUNS
 
-RUNS = Path("runs")
 FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]+')
 """What the name of a recipe may not have, as some system does not take it in the name of a file."""
 

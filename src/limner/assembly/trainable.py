@@ -19,7 +19,7 @@ from limner.models.placeholder import WithoutNewWords
 from limner.models.source import Source
 from limner.nn import arch
 from limner.nn.layers import lora
-from limner.nn.layers.kinds import kind_of
+from limner.nn.layers.adapter import LORA
 from limner.nn.rng import Places, seed_of
 from limner.recipe.fields import PatternTable
 from limner.recipe.schema import Recipe
@@ -105,7 +105,10 @@ class LoRA(WithoutNewWords):
     def attach(self, spec: ModelSpec, models: Mapping[str, nn.Module], sample_keys: Places) -> None:
         """Put an adapter on each of :meth:`layers`; step 0 is the base. See ``Trainable``."""
         config = self.config
-        kind = kind_of(config.kind, factor=config.factor, full_matrix=config.full_matrix)
+        kind = LORA
+        if config.kind != "lora":
+            kind_of = imported("limner.nn.layers.kinds:kind_of")
+            kind = kind_of(config.kind, factor=config.factor, full_matrix=config.full_matrix)
         for name in spec.first_layers:
             lora.attach(
                 models[name],

@@ -25,8 +25,8 @@ from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
 from limner.imports import swiftly
 from limner.nn.memory import segments
+from limner.run_folder import RUNS
 from limner.target import (
-    RUNS,
     RunRequest,
     folder_name,
     home_of,

@@ -10,7 +10,8 @@ from limner.cli.options import Events, Json, Option, Out, example, recipe_option
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit
 from limner.imports import swiftly
-from limner.target import RUNS, RunRequest, overrides_from, request_for, template
+from limner.run_folder import RUNS
+from limner.target import RunRequest, overrides_from, request_for, template
 
 PLANNING = (
     Option("--card", "card", str, 'Plan for this card: "RTX 3060", "4090", "A100".'),

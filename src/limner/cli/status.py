@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limner.errors import BadUsage
-from limner.target import RUNS
+from limner.run_folder import RUNS
 
 if TYPE_CHECKING:
     from limner.status import RunStatus

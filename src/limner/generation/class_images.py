@@ -17,8 +17,7 @@ from limner.data.captions import NAMES, without_trigger
 from limner.data.views import View
 from limner.errors import BadRecipe
 from limner.files import atomic_write, write_json, write_text
-from limner.generation.pipeline import batch_kwargs, batch_size
-from limner.generation.pipeline_keeper import PipelineKeeper
+from limner.imports import imported
 from limner.models.family import SamplingParams
 from limner.models.sampling import overrides_of
 from limner.nn import distributed
@@ -28,6 +27,8 @@ from limner.recipe.toml import change
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 
+PIPELINE, KEEPER = "limner.generation.pipeline:", "limner.generation.pipeline_keeper:PipelineKeeper"
+"""What generates them: most runs read what is here, or have no prior."""
 FACTS = ".painted.json"
 """In the folder of the prior: what its pictures were generated from."""
 
@@ -172,7 +173,8 @@ def _generate(base: ResolvedBase, images: GeneratedImages, reporter: Reporter) -
     ]
     # first: a picture that is there has its caption
     write_text(folder / NAMES[0], "".join(f"{json.dumps(row)}\n" for row in rows))
-    keeper = PipelineKeeper(reporter.line)
+    keeper = imported(KEEPER)(reporter.line)
+    batch_size, batch_kwargs = (imported(f"{PIPELINE}{name}") for name in ("batch_size", "batch_kwargs"))
     pipe = keeper.open(base, overrides=overrides_of(base.objective), params=images.params)
     options = family.pipeline_kwargs(base.source, images.params)
     with reporter.progress(f"Generating pictures of the {images.purpose}", len(todo)) as bar:

@@ -9,7 +9,7 @@ from limner.errors import BadBase, BadRecipe
 from limner.imports import imported, swiftly
 from limner.models.registry import embedded_bases, lora_twin
 from limner.models.source import Source, locate
-from limner.target import RUNS
+from limner.run_folder import RUNS
 
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PART = r"[A-Za-z0-9][\w.\-]*"

@@ -20,9 +20,9 @@ from markupsafe import Markup
 from limner.early_stopping import early_stop
 from limner.errors import BadData
 from limner.files import human, real_path, write_text
+from limner.imports import imported
 from limner.report.chart import curves, series, smooth
 from limner.report.comparison import comparison
-from limner.report.judgement import judgement
 from limner.report.markup import Html, escape, image, records, table, thumbnail
 from limner.report.pages import footer, render, script
 from limner.report.pairs import Pairs
@@ -225,7 +225,10 @@ class Page:
     def _judgement(self) -> Html:
         """Likeness, prompt-following and leak by step, where ``limner judge`` has measured them."""
         path = self.run.judge_path
-        body, note = judgement(self._read(lambda: self.run.read(path), None) if path.is_file() else None)
+        if not path.is_file():
+            return ""
+        judgement = imported("limner.report.judgement:judgement")
+        body, note = judgement(self._read(lambda: self.run.read(path), None))
         return _section("Likeness and leak", body, note) if body else ""
 
     def _comparison(self) -> Html:
