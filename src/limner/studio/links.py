@@ -1,8 +1,11 @@
 """From page to page, with what they are about in the address: a reload and a second tab show the same."""
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import streamlit as st
+
+from limner.studio.text import plain
 
 PAGES = "limner-pages"
 """Where a session keeps the pages that Streamlit knows, by name."""
@@ -38,6 +41,12 @@ def page_number(pages: int) -> int:
     if number != start:
         st.query_params["page"] = str(number)
     return number
+
+
+def tell_missing(name: str, choices: Sequence[str]) -> None:
+    """Say that what the address names is not among what a page can show, which is something else then."""
+    if name and name not in choices:
+        st.warning(f"{plain(name)} was deleted or renamed, or is not ready yet. Another is shown.")
 
 
 def parameter(name: str) -> str:

@@ -107,6 +107,13 @@ def test_a_vote_is_kept_for_the_cell_that_the_image_was_of(draw: Draw, judged: R
     assert "Left" not in [button.label for button in app.button]
 
 
+def test_a_run_that_is_gone_is_told_on_each_page_that_shows_another(draw: Draw, judged: RunDir) -> None:
+    judged.lora_path.write_bytes(b"x")
+    for page, parameter in (("judge", "run"), ("generate", "run"), ("files", "lora")):
+        words = [warning.value for warning in draw(page, **{parameter: "gone"}).warning]
+        assert any("gone was deleted or renamed" in text for text in words), page
+
+
 def test_a_damaged_record_is_told(draw: Draw, run: RunDir, tmp_path: Path) -> None:
     run.judge_path.write_text("{")
     assert "cannot be read" in draw("judge", run="cat").error[0].value

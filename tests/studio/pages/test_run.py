@@ -41,6 +41,14 @@ def test_a_run_that_was_deleted_is_told(draw: Draw) -> None:
     assert "no run gone any more" in app.error[0].value
 
 
+def test_a_run_of_a_newer_version_is_told(draw: Draw, workspace: Workspace) -> None:
+    run = make_run(workspace, "cat", "waits for the moon")
+    run.recipe_path.write_text('base = "glyph"\n[brandnew]\nx = 1\n')
+    run.plan_path.write_text("[1]")
+    (error,) = draw("run", run="cat").error
+    assert "Unknown recipe key brandnew" in error.value and "update" in error.value
+
+
 @pytest.mark.parametrize("name", ["../../etc", "/etc"])
 def test_an_address_that_leads_out_is_refused(draw: Draw, name: str) -> None:
     app = draw("run", run=name)

@@ -10,7 +10,7 @@ from limner.files import human
 from limner.models.registry import registered_bases
 from limner.recipe.fields import Tool
 from limner.studio.form import Form
-from limner.studio.links import parameter
+from limner.studio.links import parameter, tell_missing
 from limner.studio.publish_view import draw_publish
 from limner.studio.text import plain
 from limner.studio.uploads import save_lora
@@ -34,6 +34,7 @@ def page() -> None:
         st.info("There is no LoRA yet. Train one, make one on the page Instant, or add a file above.")
         return
     selection = parameter("lora")
+    tell_missing(selection, names)
     index = names.index(selection) if selection in names else 0
     name = st.selectbox("LoRA", names, index=index, key=f"lora-{selection}")
     st.query_params["lora"] = name

@@ -14,7 +14,7 @@ from limner.run_folder import STRENGTH, RunDir
 from limner.studio import loaded_base
 from limner.studio.complaints import guarded
 from limner.studio.form import Form
-from limner.studio.links import link, page_number, parameter
+from limner.studio.links import link, page_number, parameter, tell_missing
 from limner.studio.live import redraw_on_change, states
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
@@ -64,6 +64,7 @@ def _index(targets: Sequence[str]) -> int:
 def _target(targets: list[str]) -> str:
     """The LoRA that the address names, or one that is chosen."""
     index = _index(targets)
+    tell_missing(f"runs/{parameter('run')}" if parameter("run") else parameter("lora"), targets)
     target = st.selectbox("LoRA", targets, index=index, key=f"target-{index}")
     if target != targets[index]:
         st.query_params.pop("run", None)

@@ -7,7 +7,7 @@ import streamlit as st
 from limner.jobs import Job
 from limner.models.registry import embedded_predictors, registered_bases
 from limner.studio.form import Form
-from limner.studio.links import open_page, parameter
+from limner.studio.links import open_page, parameter, tell_missing
 from limner.studio.live import redraw_on_change
 from limner.studio.recipes import new_recipe
 from limner.studio.show import job_line, show_image
@@ -63,6 +63,7 @@ def _images(workspace: Workspace) -> Path | None:
         st.info("Drop the pictures first.")
         return None
     selection = parameter("images")
+    tell_missing(selection, folders)
     index = folders.index(selection) if selection in folders else 0
     name = st.selectbox("Pictures", folders, index=index, key=f"instant-{selection}")
     if name != folders[index]:

@@ -11,7 +11,7 @@ from limner.jobs import Job
 from limner.run_folder import RunDir
 from limner.studio.complaints import guarded
 from limner.studio.form import Form
-from limner.studio.links import link, parameter
+from limner.studio.links import link, parameter, tell_missing
 from limner.studio.live import redraw_on_change, states
 from limner.studio.show import ACTIVE, job_line, show_image
 from limner.studio.text import plain
@@ -30,6 +30,7 @@ def page() -> None:
         link("run", "Run", icon=":material/play_circle:")
         return
     selection = parameter("run")
+    tell_missing(selection, names)
     index = names.index(selection) if selection in names else 0
     name = st.selectbox("Run", names, index=index, key=f"judge-{selection}")
     st.query_params["run"] = name

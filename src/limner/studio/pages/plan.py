@@ -21,7 +21,7 @@ from limner.studio.alternatives import THIS_MACHINE, card_names, card_options, c
 from limner.studio.complaints import guarded
 from limner.studio.form import Form
 from limner.studio.images.image_set import ImageSet
-from limner.studio.links import open_page, parameter
+from limner.studio.links import open_page, parameter, tell_missing
 from limner.studio.pages.run import start
 from limner.studio.recipes import RecipeFile, new_recipe, purpose_of
 from limner.studio.text import plain
@@ -66,6 +66,7 @@ def _choice(workspace: Workspace) -> RecipeFile | None:
     names = [path.stem for path in workspace.recipe_files()]
     name = parameter("recipe")
     if names:
+        tell_missing(name, names)
         index = names.index(name) if name in names else 0
         name = st.selectbox("Recipe", names, index=index, key=f"recipe-choice-{name}")
         st.query_params["recipe"] = name

@@ -8,11 +8,12 @@ import streamlit as st
 from limner.errors import BadUsage, LimnerError
 from limner.files import human
 from limner.jobs import Job
+from limner.recipe import toml
 from limner.reporter import duration
 from limner.run_folder import RunDir
 from limner.status import Requests, RunStatus, read_status
 from limner.studio import loaded_base
-from limner.studio.complaints import attempt
+from limner.studio.complaints import ICON, attempt
 from limner.studio.form import Form
 from limner.studio.links import link, open_page, parameter
 from limner.studio.live import redraw_on_change, refreshed, states
@@ -39,12 +40,25 @@ def page() -> None:
         st.error(f"There is no run {plain(name)} any more. Its folder was deleted or renamed.")
         link("home", "Home", icon=":material/home:")
         return
+    _tell_unreadable(run)
     redraw_on_change(lambda: _face(workspace, run))
     _actions(workspace, name, run)
     _files(run)
     _live(name)
     _samples(name)
     _log(name)
+
+
+def _tell_unreadable(run: RunDir) -> None:
+    """Say that a run cannot go on, because a newer version wrote its recipe or somebody damaged it."""
+    try:
+        if run.recipe_path.is_file():
+            toml.load(run.recipe_path)
+    except LimnerError as error:
+        st.error(
+            plain(f"{error} If a newer version of Limner wrote it, update: pip install --upgrade limner"),
+            icon=ICON,
+        )
 
 
 def _choice(workspace: Workspace) -> str:
