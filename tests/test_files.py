@@ -249,3 +249,8 @@ def test_a_draft_that_is_finished_meanwhile_is_not_dead(
     gone = tmp_path / f".limner-{files._host()}-{os.getpid()}-abcdefgh.part"
     monkeypatch.setattr(files, "_drafts_in", lambda _: [gone])
     assert files.DRAFT.fullmatch(gone.name) and files.dead_drafts(tmp_path) == []
+
+
+def test_a_path_of_an_unknown_user_stays_as_it_is():
+    assert files.user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    assert files.user_path("~") == Path.home()

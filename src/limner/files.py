@@ -52,9 +52,17 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def user_path(name: str | Path) -> Path:
+    """The path with "~" from the home folder; of an unknown user it stays, where Python's own raises."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def user_cache(kind: str) -> Path:
     """The folder of Limner's own files of a kind in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "limner" / kind
+    return user_path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "limner" / kind
 
 
 def shared_cache() -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadRecipe, BadUsage
-from limner.files import real_path
+from limner.files import real_path, user_path
 from limner.run_folder import RUNS
 
 FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f]+')
@@ -114,11 +114,7 @@ def unplaced(recipe: Any, file: Path, words: Mapping[str, Any]) -> Any:
     changes: dict[str, Any] = {}
     for key in (*PATHS, *NAMES):
         word, path = words.get(key), get(recipe, key)
-        if (
-            not isinstance(word, str | Path)
-            or isinstance(path, tuple)
-            or Path(word).expanduser().is_absolute()
-        ):
+        if not isinstance(word, str | Path) or isinstance(path, tuple) or user_path(word).is_absolute():
             continue
         if path and Path(path).is_absolute():
             with suppress(ValueError):  # another drive of Windows

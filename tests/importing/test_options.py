@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,10 @@ def test_files_that_a_configuration_names_are_read_along(tmp_path: Path):
     assert found.absent_files == (ForeignOption("concept_file_name", "gone.json"),)
 
 
+BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(60))
+"""Of 2^60 values: each list is the one before it, twice."""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
@@ -59,6 +64,10 @@ def test_files_that_a_configuration_names_are_read_along(tmp_path: Path):
         ("a.sh", "echo nothing\n", "holds no key"),
         ("a.json", "[]", "holds no key"),
         ("a.yaml", "- " * 3000, "torn"),
+        ("a.yaml", BOMB, "torn: more than 100,000 values"),
+        ("a.toml", f"seed = {'9' * 5000}", "torn"),
+        ("a.json", f'{{"seed": {"9" * 5000}}}', "torn"),
+        ("a.yaml", f"seed: {'9' * 5000}", "torn"),
     ],
 )
 def test_what_is_no_configuration_is_told_in_a_line(tmp_path: Path, name: str, text: str, words: str):
@@ -78,3 +87,10 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path):
     (tmp_path / "big.json").write_bytes(b" " * (LARGEST + 1))
     with pytest.raises(BadUsage, match="no configuration has"):
         read(tmp_path / "big.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="only POSIX has named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(BadUsage, match="is no file"):
+        read(tmp_path / "a.toml")

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -375,3 +376,10 @@ def test_a_hub_id_without_the_one_file_is_told(names, monkeypatch):
 def test_what_is_nowhere_is_told(name):
     with raises(BadLora):
         file.find(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="only POSIX has named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(BadLora, match="is no file but a pipe or a device"):
+        read(tmp_path / "a.safetensors")

@@ -22,6 +22,11 @@ def copied(tiny_base: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_base, tmp_path / "copied"))
 
 
+def test_a_base_of_an_unknown_user_is_told_in_a_line():
+    with pytest.raises(BadBase, match="~nobody-of-this-name/x"):
+        locate("~nobody-of-this-name/x", folders={})
+
+
 def test_a_folder_is_found_and_named_without_its_path(tiny_base: Path, monkeypatch: pytest.MonkeyPatch):
     found = locate(str(tiny_base), folders={})
     assert (found.name, found.index["_class_name"]) == ("tiny-flux", "FluxPipeline")

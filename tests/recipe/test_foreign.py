@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,13 @@ def test_what_to_do_with_a_config_is_told_for_each_kind():
 def test_a_recipe_of_ours_is_nobody_elses(tmp_path):
     (tmp_path / "recipe.toml").write_text(dump(Recipe()))
     assert foreign.config_name(tmp_path / "recipe.toml") == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 300_000, "- " * 150_000, 'id"' * 100_000, "[" * 150_000 + "id]" + " " * 99]
+)
+def test_a_text_of_brackets_is_told_at_once(tmp_path, text):
+    (tmp_path / "deep.json").write_text(text)
+    start = time.perf_counter()
+    assert foreign.config_name(tmp_path / "deep.json") == "JSON, and a recipe is TOML"
+    assert time.perf_counter() - start < 5

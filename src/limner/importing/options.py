@@ -10,12 +10,14 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from limner.errors import BadUsage
+from limner.files import user_path
 
 MORE_FILES = ("dataset_config", "config_file", "data_backend_config", "concept_file_name")
 """Keys whose value is another file of the same configuration."""
@@ -27,6 +29,8 @@ LAUNCHER = "launcher"
 """First part of the keys that stand before the script: those of accelerate or torchrun."""
 LARGEST = 4_000_000
 """Bytes of a configuration; what is larger is none."""
+MOST = 100_000
+"""Values of one."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,14 @@ def read(path: Path) -> Configuration:
 def _paths(path: Path, name: str) -> Iterator[Path]:
     """Where a file may be that a configuration names: beside it, and from here."""
     yield path.parent / name
-    yield Path(name).expanduser()
+    yield user_path(name)
     yield path.parent / Path(name.replace("\\", "/")).name
 
 
 def _read(path: Path) -> tuple[str, list[ForeignOption]]:
     try:
+        if path.exists() and not path.is_file():
+            raise BadUsage(f"{path} is no file. Name the trainer's configuration, or its command.")
         if path.stat().st_size > LARGEST:
             raise BadUsage(
                 f"{path} has {path.stat().st_size:,} bytes, which no configuration has. Check the name."
@@ -113,17 +119,29 @@ def _read(path: Path) -> tuple[str, list[ForeignOption]]:
     try:
         match path.suffix.lower():
             case ".toml":
-                return "", list(_flat(tomllib.loads(text)))
+                return "", _options(tomllib.loads(text))
             case ".yaml" | ".yml":
-                return "", list(_flat(yaml.safe_load(text)))
+                return "", _options(yaml.safe_load(text))
             case ".json":
-                return "", list(_flat(json.loads(text)))
+                return "", _options(json.loads(text))
             case _:
                 return command(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # numbers of 5,000 digits are a ValueError
         raise BadUsage(
             f"{path} is torn: {_where(error)}. Mend it, or save it again with its trainer."
         ) from error
+
+
+def _options(value: Any) -> list[ForeignOption]:
+    """All values of a file. References of YAML to references can stand for more than any memory holds.
+
+    Raises:
+        ValueError: They are more than a configuration has.
+    """
+    options = list(islice(_flat(value), MOST + 1))
+    if len(options) > MOST:
+        raise ValueError(f"more than {MOST:,} values")
+    return options
 
 
 def _where(error: Exception) -> str:

@@ -13,7 +13,7 @@ from limner.assembly.resolve import device_of
 from limner.bases.judge import Judge, stack
 from limner.checking.encoder import ImageEncoder
 from limner.errors import BadUsage
-from limner.files import human, require_space
+from limner.files import human, require_space, user_path
 from limner.models.source import fetching
 from limner.recipe.schema import Recipe
 
@@ -153,7 +153,7 @@ def fetch(name: str, tell: Callable[[str], None]) -> None:
     """
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    if Path(name).expanduser().is_dir():
+    if user_path(name).is_dir():
         return
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise BadUsage(

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from limner.errors import BadUsage
+from limner.files import user_path
 from limner.launching.choose import MachinePlan
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
@@ -79,7 +80,7 @@ def remote_recipe(recipe: Recipe) -> tuple[Recipe, dict[str, Path]]:
         else:
             changes[key] = moved(key, value)
     for key in NAMES:
-        path = Path(get(recipe, key)).expanduser()
+        path = user_path(get(recipe, key))
         if get(recipe, key) and (path.is_absolute() or path.exists()):
             changes[key] = f"./{moved(key, path)}"
     return change(recipe, changes), mounts
@@ -134,7 +135,7 @@ def _storage(bucket: str) -> dict[str, Any]:
 
 
 def _wheel(package: str) -> Path | None:
-    path = Path(package).expanduser()
+    path = user_path(package)
     return path.absolute() if package.endswith(".whl") and path.is_file() else None
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from limner.errors import BadBase, BadLora, UnknownBase
-from limner.files import atomic_write, require_space
+from limner.files import atomic_write, require_space, user_path
 from limner.lora import peft_config
 from limner.lora.adapters import Dora, WeightDelta, kind
 from limner.lora.factors import Factors
@@ -177,9 +177,17 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
 
 def weights_file(path: Path) -> Path:
-    """The file itself, or the one in a folder of peft's."""
+    """The file itself, or the one in a folder of peft's.
+
+    Raises:
+        BadLora: It is a pipe or a device, which would be waited for.
+    """
     inner = path / WEIGHTS_FILE
-    return inner if inner.is_file() else path
+    if inner.is_file():
+        return inner
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadLora(f"{path} is no file but a pipe or a device. Name the LoRA's file.")
+    return path
 
 
 def read(path: Path, family: str | None = None) -> LoraFile:
@@ -333,7 +341,7 @@ def find(name: str, subject: str = "LoRA", preferred: str = PREFERRED) -> Path:
     Raises:
         BadLora: It is neither here nor on the hub, or the hub has several files of that name.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.exists():
         return path
     if on_hub := HUB_FILE.fullmatch(name):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from limner.errors import BadBase, BadRecipe
+from limner.files import user_path
 from limner.imports import imported, swiftly
 from limner.models.registry import embedded_bases, lora_twin
 from limner.models.source import Source, locate
@@ -22,7 +23,7 @@ def on_hub(target: str | Path) -> bool:
 
     So a mistyped path is not looked for there, nor is ``runs/cat``, nor ``a/b.safetensors``.
     """
-    path = Path(target).expanduser()
+    path = user_path(target)
     match = HUB_NAME.fullmatch(path.as_posix())
     if not match or (match["name"].endswith(".safetensors") and not match["file"]):
         return False
@@ -70,7 +71,7 @@ def locate_base(
         BadBase: It cannot be opened.
         BadRecipe: ``components_from`` is given and the base is no file.
     """
-    file = Path(base).expanduser()
+    file = user_path(base)
     if file.is_file():
         with swiftly():
             opened = imported("limner.models.convert:opened")

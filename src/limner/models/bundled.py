@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase, UnknownBase
-from limner.files import user_cache
+from limner.files import user_cache, user_path
 from limner.models.registry import family_of_base, folder_of, hub_bases, hub_id_of, lora_twin
 from limner.models.single_file import look
 from limner.models.source import Source, download_command, fetching, locate
@@ -91,9 +91,9 @@ def described(
     Raises:
         BadBase: It cannot be found, reached, or opened.
     """
-    if Path(name).expanduser().is_file():
-        return known(look(Path(name).expanduser()).donor)
-    is_local = name in folders or Path(name).expanduser().is_dir()
+    if user_path(name).is_file():
+        return known(look(user_path(name)).donor)
+    is_local = name in folders or user_path(name).is_dir()
     if (twin := lora_twin(name)) and not is_local:
         raw = described(twin.train_on, folders=folders, tell=tell)
         return replace(raw, name=name, facts={**raw.facts, **twin.changes.get("limner", {})})

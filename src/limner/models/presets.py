@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from limner.errors import BadBase, BadRecipe
+from limner.files import user_path
 from limner.models.facts import PresetValue
 from limner.models.registry import facts_of, families, family_of_base, recognised, registered_bases
 from limner.models.single_file import look
@@ -162,7 +163,7 @@ def preset_name(base: str) -> str:
     """
     if base in registered_bases():
         return _preset_of(base)
-    index = Path(base).expanduser() / "model_index.json"
+    index = user_path(base) / "model_index.json"
     try:
         if index.parent.is_file():
             pipeline = look(index.parent).pipeline

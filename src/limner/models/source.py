@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase, UnknownBase
-from limner.files import human, real_path, require_space, sha256_file, user_cache, write_text
+from limner.files import human, real_path, require_space, sha256_file, user_cache, user_path, write_text
 from limner.models.config_rules import require_plain
 from limner.models.registry import hub_bases, hub_id_of, registered_bases
 from limner.models.single_file import single_file_titles
@@ -154,7 +154,7 @@ def locate(
     """
     if name in folders:
         return _open(folders[name], name)
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return _open(folder, real_path(folder).name)
     if name not in hub_bases() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from limner.errors import BadBase
+from limner.files import user_path
 from limner.models.registry import hub_id_of
 from limner.models.single_file import look
 from limner.models.source import Source
@@ -21,7 +22,7 @@ def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
         source: Its configs, or those of the base that lends what the file lacks.
         profile: Says how large the whole base is.
     """
-    path = Path(base).expanduser()
+    path = user_path(base)
     if not path.is_file():
         return profile.download
     components = look(path).parts

@@ -43,6 +43,8 @@ IMPORTED = frozenset(
 PARTS = frozenset(("a concepts file of OneTrainer", "a dataset config of SimpleTuner"))
 """... and what it reads together with the config that names it."""
 
+INDENT = 100
+"""Characters before a key that are looked at."""
 OTHER_SUFFIXES = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML", ".jsonl": "JSON lines"}
 
 
@@ -72,7 +74,11 @@ def remedy(name: str, path: Path) -> str:
 
 def _has_key(names: str, text: str) -> bool:
     """Whether one of the names stands where TOML, JSON or YAML have keys and tables."""
-    return (
-        re.search(rf"""(?:^|[{{,\[])[\s\-\["]*(?:{names})["\]]*\s*(?:[:=]|$)""", text, re.MULTILINE)
-        is not None
-    )
+    for match in re.finditer(rf"""(?:{names})["\]]*\s*(?:[:=]|$)""", text, re.MULTILINE):
+        # Not by the pattern: a text of a million brackets would take hours.
+        before = text[max(0, match.start() - INDENT) : match.start()]
+        rest = before.rstrip(' \t\r\n\f\v-["')
+        gap = before[len(rest) :]
+        if not rest or rest[-1] in "{," or "\n" in gap or "[" in gap:
+            return True
+    return False

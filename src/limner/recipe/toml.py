@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadRecipe
-from limner.files import human, real_path
+from limner.files import human, real_path, user_path
 from limner.recipe import aliases
 from limner.recipe.contradictions import OWNERS
 from limner.recipe.fields import Section
@@ -113,7 +113,7 @@ def _on_hub(root: Path, name: str) -> bool:
 
 def _absolute(root: Path, path: Path) -> Path:
     # Path.resolve would follow links, and so tie a recipe to where a link points today.
-    return Path(*_without_dots(root.absolute() / path.expanduser()))
+    return Path(*_without_dots(root.absolute() / user_path(path)))
 
 
 def _without_dots(path: Path) -> list[str]:
