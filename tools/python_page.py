@@ -58,7 +58,11 @@ KEYS = (
     (arguments.InstantKeys, "Keys of `limner.instant`"),
     (arguments.CaptionKeys, "Keys of `limner.caption`"),
 )
-FILE_KEYS = ((verbs.ConvertKeys, "Keys of `limner.lora.convert`"), (verbs.RankKeys, "Rules for ranks"))
+FILE_KEYS = (
+    (verbs.ConvertKeys, "Keys of `limner.lora.convert`"),
+    (verbs.ExtractKeys, "Keys of `limner.lora.extract`"),
+    (verbs.KindKeys, "Ranks and kinds, of `limner.lora.merge` and `resize`"),
+)
 
 
 def page() -> str:

@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase
-from limner.lora.extraction import extract, flattened
+from limner.lora.extraction import energy_kept, extract
 from limner.lora.into_base import merge_into_base
+from limner.lora.nearest import KindRequest
 from limner.lora.weights import open_base
-from loras import dora, factors, loha, worst
+from loras import factors, worst
 from messages import raises
 
 ADAPTER = {
@@ -16,6 +17,10 @@ ADAPTER = {
     "transformer_blocks.0.attn.to_v": factors(seed=2),
     "norm_out.linear": factors(16),
 }
+
+
+def of_rank(rank: int) -> KindRequest:
+    return KindRequest(kind="lora", rank=rank)
 
 
 def base_file(path):
@@ -29,7 +34,7 @@ def test_what_was_baked_is_extracted(tmp_path) -> None:
     base, tuned = base_file(tmp_path / "base.safetensors"), tmp_path / "tuned.safetensors"
     merge_into_base(base, open_base(base), {"transformer": ADAPTER}, tuned)
     told = []
-    found = extract(open_base(base), open_base(tuned), 2, lambda: told.append(1))
+    found = extract(open_base(base), open_base(tuned), of_rank(2), lambda: told.append(1))
     assert len(told) == 3
     assert worst({**found.adapters}, {"transformer": {**ADAPTER}}) < 1e-5  # pyright: ignore
     assert max(loss.relative for loss in found.losses) < 1e-5
@@ -39,26 +44,29 @@ def test_what_was_baked_is_extracted(tmp_path) -> None:
 def test_less_rank_is_the_nearest(tmp_path) -> None:
     base, tuned = base_file(tmp_path / "base.safetensors"), tmp_path / "tuned.safetensors"
     merge_into_base(base, open_base(base), {"transformer": ADAPTER}, tuned)
-    losses = extract(open_base(base), open_base(tuned), 1).losses
+    losses = extract(open_base(base), open_base(tuned), of_rank(1)).losses
     values = torch.linalg.svdvals(factors(seed=1).dense())
     wanted = (values[1:].square().sum() / values.square().sum()).sqrt().item()
     assert next(loss for loss in losses if loss.module.endswith("to_q")).relative == pytest.approx(
         wanted, rel=1e-3
     )
+    sizes = torch.tensor([[loss.size, loss.relative * loss.size] for loss in losses]).square().sum(0)
+    assert energy_kept(losses) == pytest.approx((1 - sizes[1] / sizes[0]).item(), rel=1e-5)
+    assert energy_kept([]) == 1
 
 
 def test_what_has_no_difference_is_refused(tmp_path) -> None:
     base = base_file(tmp_path / "base.safetensors")
     with raises(BadBase):
-        extract(open_base(base), open_base(base), 2)
+        extract(open_base(base), open_base(base), of_rank(2))
     other = tmp_path / "other.safetensors"
     save_file({"layers.0.feed_forward.w1.weight": torch.ones(4, 4)}, other)
     with raises(BadBase):
-        extract(open_base(base), open_base(other), 2)
+        extract(open_base(base), open_base(other), of_rank(2))
     weights = load_file(base)
     save_file({"img_in.weight": weights["img_in.weight"][:4].clone()}, other)
     with raises(BadBase):
-        extract(open_base(base), open_base(other, "flux"), 2)
+        extract(open_base(base), open_base(other, "flux"), of_rank(2))
 
 
 def sdxl(path: Path, **changes: torch.Tensor) -> Path:
@@ -92,7 +100,7 @@ def test_the_text_encoders_of_a_single_file_are_extracted(tmp_path) -> None:
     in_proj[8:16] = k.dense().float()
     changes = {"in_proj_weight": in_proj, "text_projection": projection.dense().float().T}
     tuned = sdxl(tmp_path / "tuned.safetensors", **changes, **{"mlp.fc1.weight": fc1.dense().float()})
-    found = extract(open_base(base), open_base(tuned), 2)
+    found = extract(open_base(base), open_base(tuned), of_rank(2))
     layer = "text_model.encoder.layers"
     expected = {
         "text_encoder": {f"{layer}.1.mlp.fc1": fc1},
@@ -108,12 +116,12 @@ def test_the_text_encoders_of_a_single_file_are_extracted(tmp_path) -> None:
 def test_what_a_lora_does_not_hold_is_named(tmp_path) -> None:
     base = sdxl(tmp_path / "base.safetensors")
     delta = {"proj_in.weight": torch.full((8, 8), 0.5), "proj_in.bias": torch.full((8,), 3.0)}
-    found = extract(open_base(base), open_base(sdxl(tmp_path / "tuned.safetensors", **delta)), 2)
+    found = extract(open_base(base), open_base(sdxl(tmp_path / "tuned.safetensors", **delta)), of_rank(2))
     assert found.left_out == ("model.diffusion_model.input_blocks.4.1.proj_in.bias",)
     assert found.left_out_share == pytest.approx((72 / (72 + 16)) ** 0.5)
     only = sdxl(tmp_path / "only.safetensors", **{"ln_1.weight": torch.ones(8)})
     with raises(BadBase):
-        extract(open_base(base), open_base(only), 2)
+        extract(open_base(base), open_base(only), of_rank(2))
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.float16), (torch.bfloat16, torch.float32)])
@@ -127,7 +135,7 @@ def test_rounding_is_no_difference(tmp_path, dtypes: tuple[torch.dtype, torch.dt
             rounded | ({name: (tensors[name] + 1).to(dtype)} if n else {}), tmp_path / f"{n}.safetensors"
         )
         tensors = {key: tensor.float() for key, tensor in rounded.items()} if n == 0 else tensors
-    found = extract(open_base(tmp_path / "0.safetensors"), open_base(tmp_path / "1.safetensors"), 4)
+    found = extract(open_base(tmp_path / "0.safetensors"), open_base(tmp_path / "1.safetensors"), of_rank(4))
     assert [loss.module for loss in found.losses] == ["down_blocks.1.attentions.0.proj_in"]
     assert found.left_out == ()
 
@@ -149,18 +157,8 @@ def test_a_base_in_diffusers_layout_and_a_fine_tune_in_one_file(tmp_path) -> Non
     save_file(
         {f"{name}.weight": tensor.contiguous() for name, tensor in layout.items()}, folder / "m.safetensors"
     )
-    found = extract(open_base(folder.parent, "flux"), open_base(single), 8)
+    found = extract(open_base(folder.parent, "flux"), open_base(single), of_rank(8))
     assert {name: list(adapter) for name, adapter in found.adapters.items()} == {
         "transformer": [f"{block}.to_k"]
     }
     assert torch.allclose(found.adapters["transformer"][f"{block}.to_k"].dense().float(), torch.ones(8, 8))
-
-
-def test_any_kind_becomes_a_plain_lora() -> None:
-    weight = torch.randn(8, 8)
-    made, relative = flattened(dora(), weight, 8)
-    assert torch.allclose(made.dense(), dora().over(weight) - weight, atol=1e-5)
-    assert relative < 1e-6
-    _, lost = flattened(dora(), weight, 1)
-    assert 0 < lost < 1
-    assert flattened(loha(), None, 99)[1] < 1e-7

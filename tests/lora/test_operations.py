@@ -9,9 +9,11 @@ from safetensors.torch import load_file, save_file
 from limner.errors import BadLora, BadUsage
 from limner.lora import file
 from limner.lora import operations as module
-from limner.lora.adapters import Dora
+from limner.lora.adapters import Dora, to_lora
+from limner.lora.extraction import ExtractLoss
 from limner.lora.inspect import inspect
 from limner.lora.keys import encode
+from limner.lora.nearest import dense
 from limner.lora.operations import ConvertOptions, convert, extract, merge, merge_into_base, resize
 from limner.lora.resizing import RankRule
 from limner.lora.tools import KOHYA
@@ -151,8 +153,68 @@ def test_extract_and_bake(tmp_path, monkeypatch) -> None:
     assert file.read(found.path).metadata["ss_sd_model_name"] == "own/er"
 
 
+@pytest.mark.parametrize(
+    ("kind", "tool"), [("dora", "diffusers"), ("dora", "comfyui"), ("lokr", "comfyui"), ("loha", "comfyui")]
+)
+def test_a_fine_tune_is_extracted_as_any_kind(tmp_path, kind, tool: str) -> None:
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"
+    weights = {f"{name}.weight": torch.randn(8, 8) for name in ("x_embedder", "context_embedder")}
+    changes = [to_lora(lokr()).dense().float(), factors().dense().float()]
+    changes = dict(zip(weights, changes, strict=True))
+    save_file(weights, base)
+    save_file({name: weight + changes[name] for name, weight in weights.items()}, tuned)
+    wish = ConvertOptions(family="flux", kind=kind, to=tool, factor=2 if kind == "lokr" else None)
+    done = extract(base, tuned, 8, tmp_path / "x.safetensors", wish, Told())
+    content = file.read(done.path, "flux")
+    assert content.kinds == ({"dora": "DoRA", "lokr": "LoKr", "loha": "LoHa"}[kind],)
+    assert content.metadata["ss_network_module"] == "lycoris.kohya"
+    assert done.energy == pytest.approx(1, abs=1e-9 if kind == "dora" else 1)
+    for loss in done.losses:
+        assert isinstance(loss, ExtractLoss)
+        weight, change = weights[f"{loss.module}.weight"], changes[f"{loss.module}.weight"]
+        read = dense(content.components["transformer"][loss.module], weight)
+        assert ((read - change).norm() / change.norm()).item() == pytest.approx(loss.relative, abs=1e-4)
+    if kind == "lokr":
+        assert min(loss.relative for loss in done.losses) < 1e-5, "one of them is one"
+
+
+def test_a_file_becomes_another_kind_as_it_is_converted_resized_or_merged(tmp_path) -> None:
+    modules = {"img_in": factors(), "txt_in": factors(seed=1)}
+    one, base = lora(tmp_path / "a.safetensors", {"transformer": modules}), tmp_path / "base.safetensors"
+    save_file({f"{name}.weight": torch.randn(8, 8) for name in modules}, base)
+    decomposed = convert(
+        one, "diffusers", tmp_path / "d.safetensors", ConvertOptions(kind="dora", base=base), Told()
+    )
+    assert decomposed.energy == pytest.approx(1)
+    smaller = resize(
+        decomposed.path, RankRule("rank", 1), tmp_path / "r.safetensors", ConvertOptions(), Told()
+    )
+    read = file.read(smaller.path)
+    assert (read.kinds, {change.rank for change in read.components["transformer"].values()}) == (
+        ("DoRA",),
+        {1},
+    )
+    rule, wish = RankRule("rank", 4), ConvertOptions(kind="lokr", factor=4, to="comfyui")
+    for done in (
+        resize(one, rule, tmp_path / "k.safetensors", wish, Told()),
+        merge([one, one], [1, 2], tmp_path / "m.safetensors", wish, rule),
+    ):
+        assert file.read(done.path).kinds == ("LoKr",)
+        assert done.energy is not None
+        assert 0.2 < done.energy < 1
+        assert len(done.losses) == 4, "of the rank, and of the kind"
+
+
 def test_bad_wishes(tmp_path) -> None:
     source = lora(tmp_path / "a.safetensors")
+    for wish in (
+        ConvertOptions(kind="lokr", flatten=4),
+        ConvertOptions(factor=4),
+        ConvertOptions(rank=4),
+        ConvertOptions(kind="dora"),
+    ):
+        with raises(BadUsage):
+            convert(source, "comfyui", tmp_path / "b.safetensors", wish, Told())
     with raises(BadUsage):
         convert(source, "comfyui", source, ConvertOptions(), Told())
     with raises(BadUsage):

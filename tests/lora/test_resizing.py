@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from limner.errors import BadLora, BadUsage
-from limner.lora.adapters import to_lora
+from limner.errors import BadUsage
+from limner.lora.adapters import Dora, to_lora
 from limner.lora.factors import Factors
 from limner.lora.resizing import RankRule, resize
 from loras import dora, factors, loha
@@ -67,8 +67,12 @@ def test_other_kinds_and_convolutions() -> None:
     assert made["unet"]["conv"].down.shape == (3, 4, 3, 3)
     assert torch.allclose(made["unet"]["loha"].dense(), to_lora(loha()).dense(), atol=1e-5)
     assert max(loss.relative for loss in losses) < 1e-7
-    with raises(BadLora):
-        resize({"unet": {"x": dora()}}, RankRule("rank", 1))
+    made, (loss,) = resize({"unet": {"x": dora()}}, RankRule("rank", 1))
+    change, (plain, _) = made["unet"]["x"], resize({"unet": {"x": dora().factors}}, RankRule("rank", 1))
+    assert isinstance(change, Dora)
+    assert torch.equal(change.magnitude, dora().magnitude)
+    assert torch.equal(change.factors.up, plain["unet"]["x"].up)
+    assert (loss.before, loss.after) == (2, 1)
 
 
 def test_an_empty_change_stays() -> None:

@@ -39,6 +39,11 @@ KEEP_METADATA = Option(
     "Keep what the file says of its maker's dataset and machine.",
     False,
 )
+KIND = Option("--kind", "kind", str, "Kind of adapter: lora, loha, lokr or dora. Left out: as it is.")
+FACTOR = Option(
+    "--factor", "factor", int, "Of a LoKr: one side of its small matrix where it divides the layer's."
+)
+BASE = Option("--base", "base", Path, "Checkpoint of the base, which a DoRA needs.")
 RULES = (
     Option("--rank", "rank", int, "Keep so many ranks of every module."),
     Option(
@@ -79,6 +84,8 @@ def _show(report: "WriteResult", *, as_json: bool, details: bool = True) -> None
         f"{report.path}: {report.modules} modules for {report.tool}"
         f"{f' ({report.family})' if report.family else ''}, read back within {report.error:.1e}",
     ]
+    if report.energy is not None and details:
+        lines.append(f"Energy kept: {report.energy:.1%} (share of the changes' squared size)")
     if report.losses and details:
         worst = sorted(report.losses, key=lambda loss: -loss.relative)
         lines.append(f"Lost of a module's change: {worst[0].relative:.1%} at most. The most by name:")
@@ -98,7 +105,10 @@ def _show(report: "WriteResult", *, as_json: bool, details: bool = True) -> None
         LEAVE_OUT,
         KEEP_METADATA,
         Option("--flatten", "flatten", int, "Make LoHa, LoKr and DoRA plain LoRAs of at most this rank."),
-        Option("--base", "base", Path, "Checkpoint of the base: what a DoRA needs to be flattened."),
+        KIND,
+        Option("--rank", "rank", int, "Of --kind; left out: of each module what it is."),
+        FACTOR,
+        BASE,
     )
 )
 def convert(
@@ -128,7 +138,7 @@ def convert(
 
 
 @app.command(epilog=example("limner lora merge cat.safetensors ink.safetensors --out both.safetensors"))
-@taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, *RULES))
+@taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, KIND, FACTOR, BASE, *RULES))
 def merge(
     *,
     loras: Annotated[list[Path], typer.Argument(metavar="LORA..", help="Two or more, of one base.")],
@@ -143,16 +153,17 @@ def merge(
 
     Exact, its rank is the sum of theirs; give a rule for ranks to make it smaller.
     """
-    with session(as_json=as_json):
+    with session(as_json=as_json) as reporter:
         with swiftly():
             from limner.lora.operations import merge as run
 
-        report = run([local(lora) for lora in loras], weight or [], out, _options(options), _rule(options))
+        paths = [local(lora) for lora in loras]
+        report = run(paths, weight or [], out, _options(options), _rule(options), reporter)
     _show(report, as_json=as_json)
 
 
 @app.command(epilog=example("limner lora resize cat.safetensors --rank 8"))
-@taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, *RULES))
+@taking((FAMILY, DTYPE, TO, LEAVE_OUT, KEEP_METADATA, KIND, FACTOR, BASE, *RULES))
 def resize(*, lora: File, out: Out = None, options: dict[str, Any], as_json: Json = False) -> None:
     """Write a LoRA at other ranks.
 
@@ -172,7 +183,17 @@ def resize(*, lora: File, out: Out = None, options: dict[str, Any], as_json: Jso
 
 
 @app.command(epilog=example("limner lora extract sdxl tuned.safetensors --out lora.safetensors"))
-@taking((FAMILY, DTYPE, TO, LEAVE_OUT, Option("--rank", "rank", int, "LoRA rank (network_dim).", 32)))
+@taking(
+    (
+        FAMILY,
+        DTYPE,
+        TO,
+        LEAVE_OUT,
+        Option("--rank", "rank", int, "LoRA rank (network_dim).", 32),
+        Option("--kind", "kind", str, "Kind of adapter: lora, loha, lokr or dora.", "lora"),
+        FACTOR,
+    )
+)
 def extract(
     *,
     base: Annotated[
@@ -183,7 +204,7 @@ def extract(
     options: dict[str, Any],
     as_json: Json = False,
 ) -> None:
-    """Write a fine-tune's difference to its base as a LoRA.
+    """Write a fine-tune's difference to its base as a LoRA, or another kind of adapter.
 
     Both as .safetensors, in diffusers' layout or as one file.
     """

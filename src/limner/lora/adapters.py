@@ -316,8 +316,8 @@ def to_lora(change: WeightDelta) -> Factors:
             return change
         case Dora():
             raise BadLora(
-                "A DoRA depends on the weights of its base and has full rank. "
-                "Give the base with --base to make a plain LoRA of it, or merge it into the base."
+                "A DoRA depends on the weights of its base and has full rank. Make a plain LoRA of it by "
+                "`lora convert --flatten 64 --base BASE`, or merge it into the base."
             )
         case Loha() | Lokr() | LokrRows():
             return change.to_lora()

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadBase
-from limner.lora.adapters import Dora, WeightDelta
-from limner.lora.factors import Factors
-from limner.lora.svd import nearest, spectrum
+from limner.lora.adapters import WeightDelta
+from limner.lora.nearest import KindRequest, nearest_change, rank_of
 from limner.lora.weights import BaseCheckpoint, BaseWeight
 
 
@@ -22,14 +21,16 @@ class ExtractLoss:
     rank: int
     relative: float
     """|dW - dW'| / |dW|, Frobenius."""
+    size: float = 0.0
+    """|dW|, Frobenius."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """A fine-tune's difference to its base, as a LoRA and what no LoRA holds."""
+    """A fine-tune's difference to its base, as an adapter and what no adapter holds."""
 
-    adapters: dict[str, dict[str, Factors]]
-    """Component -> module -> its LoRA."""
+    adapters: dict[str, dict[str, WeightDelta]]
+    """Component -> module -> its adapter."""
     losses: list[ExtractLoss]
     left_out: tuple[str, ...]
     """Tensors that differ and that a LoRA does not hold: biases, norms, embeddings, a VAE."""
@@ -40,16 +41,19 @@ class Extraction:
 
 
 def extract(
-    base: BaseCheckpoint, finetune: BaseCheckpoint, rank: int, advance: Callable[[], object] = lambda: None
+    base: BaseCheckpoint,
+    finetune: BaseCheckpoint,
+    request: KindRequest,
+    advance: Callable[[], object] = lambda: None,
 ) -> Extraction:
-    """The difference of two checkpoints as a LoRA, module by module; modules that are equal are left out.
+    """The difference of two checkpoints as an adapter, module by module; equal modules are left out.
 
     A weight that is the other's, rounded to its dtype, is equal: rounding is no difference.
 
     Args:
         base: What was fine-tuned.
         finetune: What came of it, in the same naming or another; the family is the same.
-        rank: Of every module, at most.
+        request: The kind of adapter, and its rank, at most, in every module.
         advance: Called once per weight of the base.
 
     Raises:
@@ -59,7 +63,8 @@ def extract(
         raise BadBase(
             f"One checkpoint is {base.family.family}, the other {finetune.family.family}. Give two of one."
         )
-    partners, adapters = finetune.modules(), {}
+    partners = finetune.modules()
+    adapters: dict[str, dict[str, WeightDelta]] = {}
     losses: list[ExtractLoss] = []
     energy, common = 0.0, 0
     for weight in base.weights:
@@ -69,10 +74,11 @@ def extract(
             if _equal(before, after):
                 continue
             delta = after.float() - before.float()
-            factors, relative = _cut(delta, rank)
-            adapters.setdefault(weight.component, {})[module] = factors
-            losses.append(ExtractLoss(weight.component, module, factors.rank, relative))
-            energy += delta.double().square().sum().item()
+            change, relative = nearest_change(delta, request, before)
+            adapters.setdefault(weight.component, {})[module] = change
+            size = delta.double().norm().item()
+            losses.append(ExtractLoss(weight.component, module, rank_of(change), relative, size))
+            energy += size**2
     left_out, left_energy, lone_count = _left_out(base, finetune)
     if not adapters:
         raise BadBase(_nothing(common, left_out))
@@ -138,24 +144,7 @@ def _left_out(base: BaseCheckpoint, finetune: BaseCheckpoint) -> tuple[tuple[str
     return tuple(names), energy, lone_count
 
 
-def _cut(delta: Tensor, rank: int) -> tuple[Factors, float]:
-    factors = nearest(delta, rank).cut(rank)
-    size = delta.double().norm().item()
-    residual = (delta.double().flatten(1) - factors.dense()).norm().item()
-    return factors, residual / size
-
-
-def flattened(delta: WeightDelta, weight: Tensor | None, rank: int) -> tuple[Factors, float]:
-    """Any change as a plain LoRA of a rank, and |dW - dW'| / |dW| of what that leaves out.
-
-    Args:
-        delta: A DoRA needs its weight.
-        weight: Of the base, in diffusers' shape.
-        rank: At most.
-    """
-    if isinstance(delta, Dora) and weight is not None:
-        return _cut(delta.over(weight) - weight.double(), rank)
-    singular = spectrum(delta, rank)
-    new_rank = min(rank, len(singular.values))
-    size = singular.values.norm().item()
-    return singular.cut(new_rank), singular.error(new_rank) / size if size else 0.0
+def energy_kept(losses: Sequence[ExtractLoss]) -> float:
+    """Share of the squared size of all changes together that is kept, 0 to 1."""
+    whole = sum(loss.size**2 for loss in losses)
+    return 1 - sum((loss.relative * loss.size) ** 2 for loss in losses) / whole if whole else 1.0

@@ -1,21 +1,21 @@
 """What can be done with LoRA files: convert, merge, resize, extract, merge into a base."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from limner.errors import BadLora, BadUsage
-from limner.lora import extraction, file, into_base, merging, resizing
-from limner.lora.adapters import Dora, WeightDelta, kind
-from limner.lora.extraction import Extraction, ExtractLoss
+from limner.lora import extraction, file, into_base, merging, recasting, resizing
+from limner.lora.adapters import WeightDelta
+from limner.lora.extraction import Extraction, ExtractLoss, energy_kept
 from limner.lora.file import DTYPES, LoraFile
-from limner.lora.formats import canonical
 from limner.lora.location import locate_base
 from limner.lora.metadata import HASH, network_entries, public_entries
+from limner.lora.nearest import KindName, KindRequest
 from limner.lora.peft_config import HEADER_KEY
+from limner.lora.recasting import Recast
 from limner.lora.resizing import RankRule, ResizeLoss
 from limner.lora.saving import Components, save
 from limner.lora.tools import DIFFUSERS, Tool, tool_named, unsupported
@@ -47,7 +47,9 @@ class WriteResult:
     """component.module: reason; or what a file or a fine-tune has that a LoRA does not hold."""
     repairs: tuple[str, ...] = ()
     losses: tuple[ResizeLoss | ExtractLoss, ...] = ()
-    """What was lost of each module whose rank was made smaller."""
+    """What was lost of each module whose rank was made smaller, or that became of another kind."""
+    energy: float | None = None
+    """Share of the squared size of all changes that was kept, by an extraction or another kind, 0 to 1."""
 
 
 def dtype_named(name: str | None, fallback: torch.dtype) -> torch.dtype:
@@ -77,7 +79,10 @@ class ConvertOptions:
         dtype: Name of the dtype; None keeps that of the file.
         leave_out: Leave out what the tool cannot read, instead of refusing the file.
         flatten: Rank at which LoHa, LoKr and DoRA become plain LoRAs; None leaves them as they are.
-        base: Of a DoRA that is flattened.
+        kind: What every module becomes: "lora", "loha", "lokr" or "dora"; None leaves them as they are.
+        rank: Of the kind; None: of each module what it is.
+        factor: Of a LoKr.
+        base: Of a DoRA that is flattened or made.
         to: Name of the tool that ``resize``, ``merge`` and ``extract`` write for.
         keep_metadata: Keep what the file says of its maker's dataset and machine.
     """
@@ -86,9 +91,19 @@ class ConvertOptions:
     dtype: str | None = None
     leave_out: bool = False
     flatten: int | None = None
+    kind: KindName | None = None
+    rank: int | None = None
+    factor: int | None = None
     base: Path | None = None
     to: str = DIFFUSERS.name
     keep_metadata: bool = False
+
+    def require_one_way(self) -> None:
+        """Raise ``BadUsage`` for keys of a kind without a kind, and for two ways to another kind."""
+        if self.kind and self.flatten:
+            raise BadUsage(f"--flatten {self.flatten} and --kind {self.kind} are two ways. Give one.")
+        if self.factor is not None and not self.kind:
+            raise BadUsage(f"--factor is {self.factor}, and only a LoKr has one. Say --kind lokr.")
 
 
 def convert(path: Path, to: str, out: Path, options: ConvertOptions, reporter: Reporter) -> WriteResult:
@@ -100,18 +115,36 @@ def convert(path: Path, to: str, out: Path, options: ConvertOptions, reporter: R
     """
     tool = tool_named(to)
     require_free(out, path)
+    options.require_one_way()
+    if options.rank is not None and not options.kind:
+        raise BadUsage(f"--rank is {options.rank} and --kind is left out. Say a kind, or use `lora resize`.")
     lora = file.read(path, options.family)
     family = lora.family or options.family
-    components, losses = _to_plain(lora, options, reporter) if options.flatten else (lora.components, [])
+    components: Components = lora.components
+    losses: list[ExtractLoss] = []
+    if options.flatten is not None:
+        components, losses = recasting.flatten(components, options.flatten, options.base, family, reporter)
+    components, new_losses, energy = _of_kind(components, options, tool, family, reporter)
     for line in (*lora.repairs, *lora.unread):
         reporter.line(f"LoRA: {line}")
     metadata = carried_metadata(lora, components, options)
     result = _write(out, components, metadata, lora.dtype, tool, family, options)
     for line in result.left_out:
         reporter.line(f"LoRA: left out {line}")
-    return replace(
-        result, repairs=lora.repairs, losses=tuple(losses), left_out=(*result.left_out, *lora.unread)
-    )
+    left_out = (*result.left_out, *lora.unread)
+    all_losses = (*losses, *new_losses)
+    return replace(result, repairs=lora.repairs, losses=all_losses, left_out=left_out, energy=energy)
+
+
+def _of_kind(
+    components: Components, options: ConvertOptions, tool: Tool, family: str | None, reporter: Reporter
+) -> tuple[Components, list[ExtractLoss], float | None]:
+    """The modules in the kind that is asked for, what was lost, and the share of the energy that is kept."""
+    if options.kind is None:
+        return components, [], None
+    wanted = Recast(kind=options.kind, rank=options.rank, factor=options.factor, norms=tool.norms)
+    adapters, losses = recasting.recast(components, wanted, options.base, family, reporter)
+    return adapters, losses, energy_kept(losses)
 
 
 def _write(
@@ -149,42 +182,6 @@ def _without(
     return {c: adapter for c, adapter in remaining.items() if adapter}
 
 
-def _to_plain(
-    lora: LoraFile, options: ConvertOptions, reporter: Reporter
-) -> tuple[dict[str, dict[str, WeightDelta]], list[ExtractLoss]]:
-    """LoHa, LoKr and DoRA as plain LoRAs; plain ones as they are."""
-    if options.flatten is not None and options.flatten < 1:
-        raise BadUsage(f"--flatten is {options.flatten}; a rank is at least 1.")
-    weight_of = _weights(options.base, lora) if options.base else None
-    adapters: dict[str, dict[str, WeightDelta]] = {}
-    losses = []
-    with reporter.progress("Flattening", sum(map(len, lora.components.values()))) as bar:
-        for component, adapter in lora.components.items():
-            for module, change in adapter.items():
-                plain: WeightDelta = change
-                if kind(change) != "LoRA":
-                    weight = weight_of(component, module) if weight_of and isinstance(change, Dora) else None
-                    plain, relative = extraction.flattened(change, weight, options.flatten or 1)
-                    losses.append(ExtractLoss(component, module, plain.rank, relative))
-                adapters.setdefault(component, {})[module] = plain
-                bar.advance()
-    return adapters, losses
-
-
-def _weights(base: Path, lora: LoraFile) -> Callable[[str, str], Tensor]:
-    """The weights of a base by module, in diffusers' names; a fused one gives its slice."""
-    checkpoint = open_base(base, lora.family)
-    index = checkpoint.modules()
-
-    def read(component: str, module: str) -> Tensor:
-        weight = index.get((component, canonical(component, module)))
-        if weight is None:
-            raise BadLora(f"{component}.{module} is not in {base.name}. Give the base it was trained on.")
-        return checkpoint.read_modules(weight)[canonical(component, module)]
-
-    return read
-
-
 def carried_metadata(lora: LoraFile, components: Components, options: ConvertOptions) -> dict[str, str]:
     """The file's own metadata, less what no longer holds and, unless it is asked for, what is private.
 
@@ -203,9 +200,14 @@ def carried_metadata(lora: LoraFile, components: Components, options: ConvertOpt
 
 
 def merge(
-    paths: Sequence[Path], weights: Sequence[float], out: Path, options: ConvertOptions, rule: RankRule | None
+    paths: Sequence[Path],
+    weights: Sequence[float],
+    out: Path,
+    options: ConvertOptions,
+    rule: RankRule | None,
+    reporter: Reporter | None = None,
 ) -> WriteResult:
-    """Write the weighted sum of several LoRAs, exactly or resized, in diffusers' form.
+    """Write the weighted sum of several LoRAs, exactly, or resized, or in another kind.
 
     Raises:
         BadLora: They are of different bases, or one is a DoRA.
@@ -219,6 +221,7 @@ def merge(
         )
     tool = tool_named(options.to)
     require_free(out, *paths)
+    options.require_one_way()
     loras = [file.read(path, options.family) for path in paths]
     families = {lora.family for lora in loras if lora.family}
     if len(families) > 1:
@@ -227,54 +230,61 @@ def merge(
     losses: list[ResizeLoss] = []
     if rule is not None:
         adapters, losses = resizing.resize(adapters, rule)
-    family = next(iter(families), options.family)
+    family, no_rank = next(iter(families), options.family), replace(options, rank=None)
+    adapters, new_losses, energy = _of_kind(adapters, no_rank, tool, family, reporter or Reporter())
     metadata = carried_metadata(loras[0], adapters, options)
     metadata["modelspec.merged_from"] = ", ".join(path.name for path in paths)
     unread = tuple(line for lora in loras for line in lora.unread)
     result = _write(out, adapters, metadata, loras[0].dtype, tool, family, options)
-    return replace(result, losses=tuple(losses), left_out=(*result.left_out, *unread))
+    all_losses, left_out = (*losses, *new_losses), (*result.left_out, *unread)
+    return replace(result, losses=all_losses, left_out=left_out, energy=energy)
 
 
 def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, reporter: Reporter) -> WriteResult:
-    """Write a LoRA at other ranks, in diffusers' form, and say what each module lost.
+    """Write a LoRA at other ranks, and say what each module lost; of a DoRA, of its direction.
 
     Raises:
-        BadLora: It is a DoRA.
+        BadLora: The file is not understood.
     """
     tool = tool_named(options.to)
     require_free(out, path)
+    options.require_one_way()
     lora = file.read(path, options.family)
     with reporter.progress("Resizing", sum(map(len, lora.components.values()))) as bar:
-        adapters, losses = resizing.resize(lora.components, rule, bar.advance)
-    metadata, family = carried_metadata(lora, adapters, options), lora.family or options.family
+        resized, losses = resizing.resize(lora.components, rule, bar.advance)
+    family, no_rank = lora.family or options.family, replace(options, rank=None)
+    adapters, new_losses, energy = _of_kind(resized, no_rank, tool, family, reporter)
+    metadata = carried_metadata(lora, adapters, options)
     result = _write(out, adapters, metadata, lora.dtype, tool, family, options)
-    return replace(result, losses=tuple(losses), left_out=(*result.left_out, *lora.unread))
+    all_losses, left_out = (*losses, *new_losses), (*result.left_out, *lora.unread)
+    return replace(result, losses=all_losses, left_out=left_out, energy=energy)
 
 
 def extract(
     base: Path, finetune: Path, rank: int, out: Path, options: ConvertOptions, reporter: Reporter
 ) -> WriteResult:
-    """Write the difference of two checkpoints as a LoRA in diffusers' form.
+    """Write the difference of two checkpoints as a LoRA, or as an adapter of another kind.
 
     Raises:
         BadBase: They are not two of one family, or nothing differs.
-        BadUsage: The rank is none.
+        BadUsage: The rank is none, or the kind is unknown.
     """
-    if rank < 1:
-        raise BadUsage(f"--rank is {rank}; it must be at least 1.")
+    options.require_one_way()
     tool = tool_named(options.to)
+    request = KindRequest(kind=options.kind or "lora", rank=rank, factor=options.factor, norms=tool.norms)
     root, base_entry = base, {}
     if not base.exists():  # it is named as recipes name it, and `generate` finds it by that
         root, base_entry = locate_base(str(base), reporter.line).root, {"ss_sd_model_name": str(base)}
     before, after = open_base(root, options.family), open_base(finetune, options.family)
     with reporter.progress("Extracting", len(before.weights)) as bar:
-        difference = extraction.extract(before, after, rank, bar.advance)
+        difference = extraction.extract(before, after, request, bar.advance)
     for line in (left_out := _not_held(difference)):
         reporter.line(f"LoRA: {line}")
-    entries = {"modelspec.title": out.stem, "ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
+    entries = {"modelspec.title": out.stem} | network_entries(difference.adapters)
     family = before.family.family
     result = _write(out, difference.adapters, entries | base_entry, torch.float32, tool, family, options)
-    return replace(result, losses=tuple(difference.losses), left_out=(*result.left_out, *left_out))
+    losses, left_out = tuple(difference.losses), (*result.left_out, *left_out)
+    return replace(result, losses=losses, left_out=left_out, energy=energy_kept(losses))
 
 
 def _not_held(difference: Extraction) -> tuple[str, ...]:

@@ -1,15 +1,14 @@
 """Another rank: for every module alike, by what each module needs, or by what the whole file may weigh."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from limner.errors import BadUsage
-from limner.lora.adapters import WeightDelta
-from limner.lora.factors import Factors
+from limner.lora.adapters import Dora, WeightDelta
 from limner.lora.svd import KroneckerSpectrum, Spectrum, spectrum
 
 Singular = Spectrum | KroneckerSpectrum
@@ -60,31 +59,34 @@ def resize(
     components: Mapping[str, Mapping[str, WeightDelta]],
     rule: RankRule,
     advance: Callable[[], object] = lambda: None,
-) -> tuple[dict[str, dict[str, Factors]], list[ResizeLoss]]:
+) -> tuple[dict[str, dict[str, WeightDelta]], list[ResizeLoss]]:
     """Every module at its new rank, and what that lost. Asking for more rank than there is changes nothing.
+
+    A DoRA stays one: its factors are cut, which turn its rows; the lengths of these stay.
 
     Args:
         components: LoHa and LoKr become LoRA first, exactly.
         rule: How many to keep.
         advance: Called once per module.
-
-    Raises:
-        BadLora: A module is a DoRA.
     """
     max_rank = int(rule.value) if rule.criterion == "rank" else None
     spectra: dict[tuple[str, str], Singular] = {}
     before: dict[tuple[str, str], int] = {}
     for component, adapter in components.items():
         for module, change in adapter.items():
-            spectra[component, module] = spectrum(change, max_rank)
+            plain = change.factors if isinstance(change, Dora) else change
+            spectra[component, module] = spectrum(plain, max_rank)
             before[component, module] = change.rank
             advance()
     ranks = _ranks(spectra, rule)
-    adapters: dict[str, dict[str, Factors]] = {}
+    adapters: dict[str, dict[str, WeightDelta]] = {}
     losses = []
     for (component, module), singular in spectra.items():
         rank = min(ranks[component, module], len(singular.values))
-        adapters.setdefault(component, {})[module] = singular.cut(rank)
+        factors, change = singular.cut(rank), components[component][module]
+        adapters.setdefault(component, {})[module] = (
+            replace(change, factors=factors) if isinstance(change, Dora) else factors
+        )
         losses.append(_loss(component, module, singular, before[component, module], rank))
     return adapters, losses
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 from limner.errors import BadUsage
 from limner.events import OnEvent
 from limner.lora.location import local, output_path
+from limner.recipe.train import KindName
 from limner.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -34,6 +35,17 @@ class RankKeys(TypedDict, total=False):
     """So many numbers in the whole file, where they weigh most."""
 
 
+class KindKeys(RankKeys, total=False):
+    """The ranks of a new file, and the kind of its adapters."""
+
+    kind: KindName
+    """What every module becomes: lora, loha, lokr or dora; as it is when left out."""
+    factor: int
+    """Of a LoKr: one side of its small matrix where it divides the layer's."""
+    base: Path
+    """Checkpoint of the base, which a DoRA needs."""
+
+
 class ConvertKeys(TypedDict, total=False):
     """How a file is converted."""
 
@@ -45,8 +57,14 @@ class ConvertKeys(TypedDict, total=False):
     """Leave out what the tool cannot read, instead of refusing the file."""
     flatten: int
     """Rank at which LoHa, LoKr and DoRA become plain LoRAs."""
+    kind: KindName
+    """What every module becomes: lora, loha, lokr or dora; as it is when left out."""
+    rank: int
+    """Of the kind; of each module what it is when left out."""
+    factor: int
+    """Of a LoKr: one side of its small matrix where it divides the layer's."""
     base: Path
-    """Checkpoint of the base: what a DoRA needs to be flattened."""
+    """Checkpoint of the base, which a DoRA needs."""
     keep_metadata: bool
     """Keep what the file says of its maker's dataset and machine."""
 
@@ -62,6 +80,10 @@ class ExtractKeys(TypedDict, total=False):
     """The tool that shall read it; diffusers when left out."""
     leave_out: bool
     """Leave out what the tool cannot read, instead of refusing it."""
+    kind: KindName
+    """Kind of adapter: lora, loha, lokr or dora; lora when left out."""
+    factor: int
+    """Of a LoKr: one side of its small matrix where it divides the layer's."""
 
 
 def convert(
@@ -99,7 +121,7 @@ def merge(
     to: ToolName = "diffusers",
     family: str | None = None,
     dtype: str | None = None,
-    **keys: Unpack[RankKeys],
+    **keys: Unpack[KindKeys],
 ) -> "WriteResult":
     """Write the weighted sum of several LoRAs of one base; exact, unless a rule for ranks is given.
 
@@ -110,7 +132,7 @@ def merge(
         to: The tool that shall read it.
         family: Of the base, where names alone do not tell.
         dtype: float32, float16 or bfloat16; as the first file when left out.
-        keys: See :class:`RankKeys`.
+        keys: See :class:`RankKeys` and :class:`KindKeys`.
 
     Raises:
         BadLora: They are of different bases, or one is a DoRA.
@@ -118,10 +140,8 @@ def merge(
     """
     from limner.lora import operations
 
-    paths, options = (
-        [local(lora) for lora in loras],
-        operations.ConvertOptions(family=family, dtype=dtype, to=to),
-    )
+    options = operations.ConvertOptions(family=family, dtype=dtype, to=to, **_kind(keys))
+    paths = [local(lora) for lora in loras]
     return operations.merge(paths, weights, Path(out), options, _rule(keys))
 
 
@@ -133,7 +153,7 @@ def resize(
     family: str | None = None,
     dtype: str | None = None,
     on_event: OnEvent | None = None,
-    **keys: Unpack[RankKeys],
+    **keys: Unpack[KindKeys],
 ) -> "WriteResult":
     """Write a LoRA at other ranks, and say what each module lost: ``resize("cat.safetensors", rank=8)``.
 
@@ -144,10 +164,10 @@ def resize(
         family: Of the base, where names alone do not tell.
         dtype: float32, float16 or bfloat16; as it was when left out.
         on_event: Called with each event.
-        keys: See :class:`RankKeys`.
+        keys: See :class:`RankKeys` and :class:`KindKeys`.
 
     Raises:
-        BadLora: It is a DoRA.
+        BadLora: The file is not understood.
         BadUsage: There is no rule for the ranks, or more than one.
     """
     from limner.lora import operations
@@ -156,7 +176,7 @@ def resize(
     if rule is None:
         raise BadUsage("There is no rule for the ranks. Give rank=16, or energy=0.99 ..")
     home = Path(out) if out else output_path(lora, "-resized.safetensors")
-    options = operations.ConvertOptions(family=family, dtype=dtype, to=to)
+    options = operations.ConvertOptions(family=family, dtype=dtype, to=to, **_kind(keys))
     return operations.resize(local(lora), rule, home, options, Reporter(on_event))
 
 
@@ -169,7 +189,7 @@ def extract(
     on_event: OnEvent | None = None,
     **keys: Unpack[ExtractKeys],
 ) -> "WriteResult":
-    """Write the difference of a fine-tune to its base as a LoRA.
+    """Write the difference of a fine-tune to its base as a LoRA, or another kind of adapter.
 
     Args:
         base: What was fine-tuned: a file, a folder, or a base's name.
@@ -230,11 +250,18 @@ def info(lora: str | Path, *, family: str | None = None) -> "LoraInfo":
     return inspect(local(lora), family)
 
 
-def _rule(keys: RankKeys) -> "RankRule | None":
+KINDS_OF = tuple(name for name in KindKeys.__annotations__ if name not in RankKeys.__annotations__)
+
+
+def _kind(keys: KindKeys) -> dict[str, Any]:
+    return {name: value for name, value in keys.items() if name in KINDS_OF}
+
+
+def _rule(keys: KindKeys) -> "RankRule | None":
     """The one rule that was given, if any."""
     from limner.lora.resizing import RankRule
 
-    values = cast("dict[str, float]", keys)
+    values = {name: cast("float", value) for name, value in keys.items() if name not in KINDS_OF}
     if len(values) > 1:
         raise BadUsage(f"{' and '.join(values)} are {len(values)} ways to choose ranks. Give one.")
     for name, value in values.items():

@@ -10,6 +10,7 @@ from limner.errors import BadRecipe
 from limner.recipe import contradictions, optimizers
 from limner.recipe.fields import Names, Options, PathField, Paths, Ranks, Rates, Section
 
+KindName = Literal["lora", "loha", "lokr", "dora"]
 Encoder = Literal["pixels", "siglip2", "dinov3", "dinov2"]
 
 
@@ -18,7 +19,7 @@ class Lora(Section):
 
     section: ClassVar[str] = "lora"
 
-    kind: Literal["lora", "loha", "lokr", "dora"] = "lora"
+    kind: KindName = "lora"
     """Kind of adapter: lora (Hu 2021, arXiv 2106.09685), loha (Hyeon-Woo 2022, arXiv 2108.06098), lokr (Yeh
     2024, arXiv 2309.14859), dora (Liu 2024, arXiv 2402.09353)."""
     rank: Annotated[int, Field(ge=1, le=4096)] = 16
