@@ -162,7 +162,9 @@ def encode_for(
     """
     for (component, module), reason in unsupported(components, family, tool).items():
         start = f"{component}.{module}: {reason.removesuffix('.')}"
-        raise BadLora(f"{start}. Use another --to, leave such modules out with --leave-out, or use --flatten.")
+        raise BadLora(
+            f"{start}. Use another --to, leave such modules out with --leave-out, or use --flatten."
+        )
     if tool is DIFFUSERS or family is None:
         if tool is not DIFFUSERS:
             raise BadLora(
