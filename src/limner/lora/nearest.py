@@ -181,37 +181,37 @@ def _loha(delta: Tensor, request: KindRequest) -> Loha:
 def _rows(target: Tensor, weight: Tensor, basis: Tensor) -> Tensor:
     """Rows x with (x basis) * weight nearest to the target: (m, n), (m, n), (r, n) -> (m, r)."""
     rank = len(basis)
-    products = (basis[:, None] * basis[None]).flatten(0, 1)  # (r * r, n)
-    normal = (weight.square() @ products.T).view(-1, rank, rank)
+    pairs = (basis[:, None] * basis[None]).flatten(0, 1)  # (r * r, n)
+    normal = (weight.square() @ pairs.T).view(-1, rank, rank)
     trace = normal.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-300)
     normal = normal + RIDGE * trace[:, None, None] * torch.eye(rank, dtype=normal.dtype)
     return torch.linalg.solve(normal, (target * weight) @ basis.T)
 
 
 def _dora(delta: Tensor, weight: Tensor, request: KindRequest) -> tuple[Dora, float]:
-    """Lengths as they are; rows of the changed weight may be scaled freely to be nearest to W + dW."""
-    changed = weight + delta
-    across = changed if request.norms == "out" else changed.transpose(0, 1)
-    lengths = across.flatten(1).norm(dim=1)
+    """Lengths as they are; rows of the new weight may be scaled freely to be nearest to W + dW."""
+    new_weight = weight + delta
+    rows = new_weight if request.norms == "out" else new_weight.transpose(0, 1)
+    lengths = rows.flatten(1).norm(dim=1)
     if not lengths.min() > 0:
         raise BadLora("A row of the changed weight is empty, and a DoRA holds none. Choose --kind lora.")
 
     def turned(target: Tensor) -> tuple[Dora, float]:
         factors = nearest(target - weight, request.rank).cut(request.rank)
         dora = Dora(factors, lengths.float(), request.norms)
-        return dora, (dora.over(weight) - changed).norm().item()
+        return dora, (dora.over(weight) - new_weight).norm().item()
 
-    results, near = [turned(changed)], weight
+    results, near = [turned(new_weight)], weight
     for _ in range(ROUNDS["dora"]):
-        results.append(turned(_scaled(changed, near, request.norms)))
+        results.append(turned(_scaled(new_weight, near, request.norms)))
         near = weight + results[-1][0].factors.dense().view_as(weight)
     return min(results, key=lambda result: result[1])
 
 
-def _scaled(changed: Tensor, near: Tensor, norms: Axis) -> Tensor:
+def _scaled(new_weight: Tensor, near: Tensor, norms: Axis) -> Tensor:
     """Each row of a matrix scaled to be nearest to another's, or each column."""
-    rows, others = (x if norms == "out" else x.transpose(0, 1) for x in (changed, near))
+    rows, references = (x if norms == "out" else x.transpose(0, 1) for x in (new_weight, near))
     squares = rows.flatten(1).square().sum(1).clamp(min=1e-300)
-    scales = (rows * others).flatten(1).sum(1) / squares
+    scales = (rows * references).flatten(1).sum(1) / squares
     result = rows * scales.view(-1, *[1] * (rows.dim() - 1))
     return result if norms == "out" else result.transpose(0, 1)

@@ -142,8 +142,8 @@ def _of_kind(
     """The modules in the kind that is asked for, what was lost, and the share of the energy that is kept."""
     if options.kind is None:
         return components, [], None
-    wanted = Recast(kind=options.kind, rank=options.rank, factor=options.factor, norms=tool.norms)
-    adapters, losses = recasting.recast(components, wanted, options.base, family, reporter)
+    request = Recast(kind=options.kind, rank=options.rank, factor=options.factor, norms=tool.norms)
+    adapters, losses = recasting.recast(components, request, options.base, family, reporter)
     return adapters, losses, energy_kept(losses)
 
 
@@ -251,9 +251,9 @@ def resize(path: Path, rule: RankRule, out: Path, options: ConvertOptions, repor
     options.require_one_way()
     lora = file.read(path, options.family)
     with reporter.progress("Resizing", sum(map(len, lora.components.values()))) as bar:
-        resized, losses = resizing.resize(lora.components, rule, bar.advance)
+        smaller, losses = resizing.resize(lora.components, rule, bar.advance)
     family, no_rank = lora.family or options.family, replace(options, rank=None)
-    adapters, new_losses, energy = _of_kind(resized, no_rank, tool, family, reporter)
+    adapters, new_losses, energy = _of_kind(smaller, no_rank, tool, family, reporter)
     metadata = carried_metadata(lora, adapters, options)
     result = _write(out, adapters, metadata, lora.dtype, tool, family, options)
     all_losses, left_out = (*losses, *new_losses), (*result.left_out, *lora.unread)

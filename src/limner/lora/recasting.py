@@ -52,36 +52,36 @@ class Recast:
 
 
 def recast(
-    components: Components, wanted: Recast, base: Path | None, family: str | None, reporter: Reporter
+    components: Components, request: Recast, base: Path | None, family: str | None, reporter: Reporter
 ) -> tuple[dict[str, dict[str, WeightDelta]], list[ExtractLoss]]:
     """Every module as an adapter of the kind, and what was lost of it; those that are so already stay.
 
     Args:
         components: Of a file.
-        wanted: The kind.
+        request: The kind.
         base: Checkpoint of the base: what a DoRA needs, on either side.
         family: Of the base.
         reporter: Hears of each module.
 
     Raises:
         BadLora: A DoRA has no base, or the base lacks a module.
-        BadUsage: A DoRA is wanted without a base.
+        BadUsage: A DoRA is asked for without a base.
     """
-    if wanted.kind == "dora" and base is None:
+    if request.kind == "dora" and base is None:
         raise BadUsage("A DoRA holds lengths of the base's weights. Give the base with --base.")
     weight_of = weights_of(base, family) if base else None
 
     def change(component: str, module: str, delta: WeightDelta) -> tuple[WeightDelta, float] | None:
-        same = is_of_kind(delta, wanted.kind)
-        if same and (wanted.rank is None or wanted.rank >= rank_of(delta)) and wanted.factor is None:
+        is_same = is_of_kind(delta, request.kind)
+        if is_same and (request.rank is None or request.rank >= rank_of(delta)) and request.factor is None:
             return None
         weight = weight_of(component, module) if weight_of else None
         size = KindRequest(
-            kind=wanted.kind, rank=wanted.rank or rank_of(delta), factor=wanted.factor, norms=wanted.norms
+            kind=request.kind, rank=request.rank or rank_of(delta), factor=request.factor, norms=request.norms
         )
         return nearest_change(dense(delta, weight), size, weight)
 
-    return _each(components, change, f"Making {wanted.kind}", reporter)
+    return _each(components, change, f"Making {request.kind}", reporter)
 
 
 def flatten(
