@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from limner.errors import BadLora, BadUsage
+from limner.lora import adapters
 from limner.lora.adapters import Axis, Dora, Loha, Lokr, WeightDelta, kind, to_lora
+from limner.lora.factors import require_fit
 from limner.lora.svd import nearest
 from limner.nn.layers.kinds import factorization
 from limner.recipe.train import KindName
@@ -98,7 +100,7 @@ def dense(change: WeightDelta, weight: Tensor | None) -> Tensor:
     factors = to_lora(change)
     shape = (factors.shape[0], *factors.down.shape[1:])
     if weight is not None:
-        factors.require_fit(weight)
+        require_fit(factors, weight)
         shape = tuple(weight.shape)
     return factors.dense().reshape(shape)
 
@@ -204,7 +206,7 @@ def _dora(delta: Tensor, weight: Tensor, request: KindRequest) -> tuple[Dora, fl
     results, near = [turned(new_weight)], weight
     for _ in range(ROUNDS["dora"]):
         results.append(turned(_scaled(new_weight, near, request.norms)))
-        near = weight + results[-1][0].factors.dense().view_as(weight)
+        near = weight + adapters.dense(results[-1][0].factors).view_as(weight)
     return min(results, key=lambda result: result[1])
 
 
