@@ -102,10 +102,11 @@ def reloads(workspace: Path, count: int) -> list[float]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page()
+        page.set_default_timeout(180_000)  # milliseconds
         for number in range(count):
             name = PAGES[number % len(PAGES)]
             page.goto(f"{url}/{'' if name == 'home' else name}")
-            page.wait_for_selector("h1", timeout=60_000)
+            page.wait_for_selector("h1")
             if (number + 1) % max(count // 10, 1) == 0:
                 memory.append(process.memory_info().rss / 2**20)
         browser.close()

@@ -35,6 +35,7 @@ def test_a_run_is_judged_and_judged_again_without_new_images(run, clip):
     assert abs(record["cells"][0]["leak"]["mean"]) < 1e-6 < record["cells"][4]["leak"]["mean"]
     assert record["recommendation"]["reason"] == report.recommendation.reason
     assert all((run / image["path"]).is_file() for image in record["images"]) and len(record["images"]) == 20
+    assert "Likeness, prompt-following and leak by step" in folder.report_path.read_text()
     with Image.open(run / record["sheet"]) as sheet:
         assert sheet.width > 3 * 128
     events = []

@@ -21,6 +21,7 @@ from limner.judging.encoders import Viewer, viewer_for
 from limner.judging.images import ImageTable, opened
 from limner.judging.measures import Features, Samples, measured
 from limner.judging.request import JudgeOptions, JudgeRequest, listed, request_of
+from limner.report.report import write_report
 from limner.report.sheet import sheet
 from limner.reporter import Reporter, counted, duration
 from limner.run_folder import RunDir
@@ -50,7 +51,7 @@ class JudgeReport:
 
 
 def judge(target: Path, options: JudgeOptions, reporter: Reporter) -> JudgeReport:
-    """Measure the LoRAs of a run's steps, and write ``judge.json`` and a sheet into the run folder.
+    """Measure the LoRAs of a run's steps, and write ``judge.json``, a sheet and the report into its folder.
 
     Images that are there already, by prompt, seed, step, strength and all else that makes them, are not
     generated again.
@@ -89,6 +90,7 @@ def judge(target: Path, options: JudgeOptions, reporter: Reporter) -> JudgeRepor
     )
     _write_sheet(request, images, cells)
     write_json(report.file, _record(report, request, images, pace))
+    write_report(request.run)
     return report
 
 

@@ -43,10 +43,12 @@ def page_number(pages: int) -> int:
     return number
 
 
-def tell_missing(name: str, choices: Sequence[str]) -> None:
+def tell_missing(name: str, choices: Sequence[str]) -> bool:
     """Say that what the address names is not among what a page can show, which is something else then."""
-    if name and name not in choices:
+    is_missing = bool(name) and name not in choices
+    if is_missing:
         st.warning(f"{plain(name)} was deleted or renamed, or is not ready yet. Another is shown.")
+    return is_missing
 
 
 def parameter(name: str) -> str:

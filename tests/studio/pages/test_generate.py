@@ -113,6 +113,13 @@ def test_an_image_is_sent_to_an_xy_grid_with_what_made_it(
     assert app.text_area[0].value == "a dog" and app.number_input[1].value == 5
 
 
+def test_an_empty_prompt_is_told(draw: Draw, run: Path, added: list[list[str]]) -> None:
+    app = draw("generate", run="cat")
+    app.text_area[0].set_value(" ").run()
+    press(app, "Generate")
+    assert app.error[0].value.startswith("Write a prompt first") and not added
+
+
 def test_several_loras_have_a_strength_each(
     draw: Draw, workspace: Workspace, run: Path, added: list[list[str]]
 ) -> None:

@@ -34,10 +34,11 @@ def page() -> None:
         st.info("There is no LoRA yet. Train one, make one on the page Instant, or add a file above.")
         return
     selection = parameter("lora")
-    tell_missing(selection, names)
+    is_missing = tell_missing(selection, names)
     index = names.index(selection) if selection in names else 0
     name = st.selectbox("LoRA", names, index=index, key=f"lora-{selection}")
-    st.query_params["lora"] = name
+    if not is_missing or name != names[index]:  # until another is chosen the address says what is missing
+        st.query_params["lora"] = name
     lora = workspace.inside(name)
     labels = ("Info", "Convert", "Resize", "Merge", "Extract", "Merge into a base", "Publish")
     tabs = st.tabs(labels, default=_tab(labels), key="files-tab", on_change="rerun")

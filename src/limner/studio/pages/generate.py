@@ -94,6 +94,9 @@ def _form(workspace: Workspace, targets: list[str]) -> None:
     axes = axes_of(form, target, RunDir(path))
     if not (is_pressed or axes):
         return
+    if not prompt.strip():
+        st.error("Write a prompt first: what the image shall show. [trigger] stands for the trigger word.")
+        return
     if not axes and stays_loaded and loaded_base.gpu_is_free(workspace):
         request = {
             "run": str(path),

@@ -30,10 +30,11 @@ def page() -> None:
         link("run", "Run", icon=":material/play_circle:")
         return
     selection = parameter("run")
-    tell_missing(selection, names)
+    is_missing = tell_missing(selection, names)
     index = names.index(selection) if selection in names else 0
     name = st.selectbox("Run", names, index=index, key=f"judge-{selection}")
-    st.query_params["run"] = name
+    if not is_missing or name != names[index]:  # until another is chosen the address says what is missing
+        st.query_params["run"] = name
     run = RunDir(workspace.inside(workspace.runs / name))
     redraw_on_change(lambda: states(_jobs(name)))
     _form(workspace, run)

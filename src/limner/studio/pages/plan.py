@@ -66,10 +66,11 @@ def _choice(workspace: Workspace) -> RecipeFile | None:
     names = [path.stem for path in workspace.recipe_files()]
     name = parameter("recipe")
     if names:
-        tell_missing(name, names)
+        is_missing = tell_missing(name, names)
         index = names.index(name) if name in names else 0
         name = st.selectbox("Recipe", names, index=index, key=f"recipe-choice-{name}")
-        st.query_params["recipe"] = name
+        if not is_missing or name != names[index]:
+            st.query_params["recipe"] = name
     with st.expander("New recipe", expanded=not names):
         _new(workspace)
     with st.expander("Import from another trainer"):
@@ -98,6 +99,7 @@ def _new(workspace: Workspace) -> None:
         st.rerun()
 
 
+@guarded
 def _import(workspace: Workspace) -> None:
     form = Form(workspace, "plan")
     st.caption("kohya sd-scripts, musubi, ai-toolkit, OneTrainer, SimpleTuner, DiffSynth, diffusers, fluxgym")
@@ -106,7 +108,8 @@ def _import(workspace: Workspace) -> None:
         source = save_upload(workspace, upload)
         target = workspace.recipes / f"{safe_name(Path(upload.name).stem)}.toml"
         workspace.recipes.mkdir(parents=True, exist_ok=True)
-        answer = ask(["import", source, "--out", target], folder=workspace.root)
+        with st.spinner("Reading it ..."):
+            answer = ask(["import", source, "--out", target], folder=workspace.root)
         form.put(f"{IMPORT}-{target.stem}", answer)
         st.query_params["recipe"] = target.stem
         st.rerun()
