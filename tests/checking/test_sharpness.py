@@ -91,6 +91,26 @@ def test_a_fade_is_not_blurred_for_it_has_no_edge(name, fade, grain):
     assert sharpness(np.clip(values, 0, 255).astype(np.uint8)) == (None, None, None)
 
 
+def colour_wheel(side: int) -> np.ndarray:
+    down, across = np.mgrid[:370, :370].astype(np.float32) - 185
+    radius, turn = np.hypot(down, across) / 185, np.arctan2(down, across) / (2 * np.pi) % 1
+    pixels = np.stack([turn, np.clip(radius * 2, 0, 1), np.clip(2 - radius * 2, 0, 1)], axis=-1)
+    wheel = Image.frombytes("HSV", (370, 370), (pixels * 255).astype(np.uint8).tobytes()).convert("RGB")
+    return np.asarray(wheel.resize((side, side), Image.Resampling.LANCZOS).convert("L"))
+
+
+@pytest.mark.parametrize("side", [64, 128, 256, 512])
+def test_a_colour_wheel_is_not_blurred_at_any_size(side):
+    blur, smear, steady = sharpness(colour_wheel(side))
+    assert (blur or 0) < MAX_BLUR and (steady is None or steady >= min(MAX_BLUR, MOTION_RATIO * smear))
+
+
+@pytest.mark.parametrize(("side", "blur"), [(64, 3.0), (64, 4.0), (128, 4.0), (256, 6.0)])
+def test_a_small_picture_out_of_focus_is_blurred(side, blur):
+    small = Image.fromarray(scene().astype(np.uint8)).resize((side, side), Image.Resampling.LANCZOS)
+    assert sharpness(np.asarray(small.filter(ImageFilter.GaussianBlur(blur)))).blur > MAX_BLUR
+
+
 @pytest.mark.parametrize("blur", [2.0, 4.0, 6.0, 8.0])
 def test_soft_edges_before_a_fade_are_still_blurred(blur):
     fade = np.linspace(-60, 60, 450, dtype=np.float32)

@@ -30,9 +30,11 @@ SOFT = 1.5
 """Pixels of blur from which it is asked whether there is an edge at all."""
 WIDE, POOL = 8.0, 4
 """Standard deviation in pixels of a third blur, which is made of a picture this many times smaller."""
-SHADE = 1.28
+SHADE, SMALL = 1.28, 24
 """Times that the wide blur weakens a gradient: 1.32 and more in photos out of focus by up to 8 pixels, 1.25
-and less in fades: skies, glows, ramps of 32 pixels and more. What it weakens less is a shade, no edge."""
+and less in fades: skies, glows, ramps of 32 pixels and more. What it weakens less is a shade, no edge. In a
+picture of few pixels a side a fade is short: ``SMALL / side`` more is asked there. At 64 pixels a colour
+wheel has 1.59, and photos out of focus by 4 pixels 1.8 and more."""
 
 
 class Sharpness(NamedTuple):
@@ -81,7 +83,8 @@ def _is_shade(gray: np.ndarray) -> bool:
     """Whether the strongest gradients are a fade, which goes on over many pixels, and no edges at all."""
     small, wide = (np.concatenate(sizes) for sizes in zip(*map(_pooled, _richest(gray)), strict=True))
     strong = small >= STRONG * float(np.quantile(small, 0.998))
-    return float(np.quantile(small[strong] / np.maximum(wide[strong], 1e-3), 0.75)) < SHADE
+    ratio = float(np.quantile(small[strong] / np.maximum(wide[strong], 1e-3), 0.75))
+    return ratio < SHADE + SMALL / min(gray.shape)
 
 
 def _pooled(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
