@@ -36,6 +36,7 @@ from limner.recipe import toml
 from limner.reporter import Reporter
 from limner.training import cache as verb
 from limner.training import encode, encoders
+from limner.training.rows import image_tensor
 
 IN_TURN = {"load": (encoders, "load"), "reckon": (verb, "bytes_needed"), "encode": (Unit, "run")}
 """Part of the time -> the function whose time it is."""
@@ -104,7 +105,7 @@ def bare(chosen: Resolved) -> Callable[[], float]:
     }
     vae: Any = models["vae"]
     units = {unit.name: unit for unit in chosen.cut.frozen}
-    images = [encode.image_tensor(view).to(chosen.device) for view in chosen.views]
+    images = [image_tensor(view).to(chosen.device) for view in chosen.views]
     tokens = []
     for caption in dict.fromkeys(view.caption for view in chosen.views):
         given = {"caption": (caption,)}

@@ -229,9 +229,8 @@ def _from_images(folder: Path, overrides: Mapping[str, Any]) -> tuple[Any, dict[
     base = overrides.get("base", Recipe().base)
     concept = overrides.get("concept_type", Recipe().concept_type)
     family = preset_name(base)
-    images = max(
-        len(listed(folder).images), 1
-    )  # an empty folder is told by whoever reads it, with the reasons
+    # an empty folder is told by whoever reads it, with the reasons
+    images = max(len(listed(folder, keep=True).images), 1)
     values = {"data.images": folder, "name": folder_name(folder), "base": base}
     start = (concept, family, images, *ways(overrides))
     sources = {path: choice.source for path, choice in choices(*start).items()}

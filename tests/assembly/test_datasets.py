@@ -6,12 +6,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from limner.assembly import datasets
 from limner.assembly.base import family_at
 from limner.assembly.datasets import cut_captions, repeats_of, set_names, shares_of, token_counter
 from limner.assembly.resolve import resolve
 from limner.checking.check import base_of
 from limner.data.views import View
 from limner.errors import BadBase, BadData
+from limner.files import user_cache
 from limner.generation.class_images import with_prior
 from limner.lora.location import locate_base
 from limner.models.family import Objective
@@ -215,11 +217,34 @@ def test_a_line_tells_how_many_are_cut():
     def counter(text: str) -> tuple[int, int]:
         return len(text), 5
 
-    assert cut_captions(counter, ["abc", "abcde"]) == []
-    assert cut_captions(counter, ["abc", "abcdefg", "abcdef", "abcdefg"]) == [
+    assert cut_captions(lambda: counter, []) == cut_captions(lambda: counter, ["abc", "abcde"]) == []
+    assert cut_captions(lambda: counter, ["abc", "abcdefg", "abcdef", "abcdefg"]) == [
         "2 of 3 captions have more than the 5 tokens that are read (the longest has 7); the rest is not "
         "read. Put what matters first, or shorten them."
     ]
+
+
+def test_what_was_counted_of_many_captions_is_kept_for_just_these_and_these_tokenizers(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(datasets, "MIN_CAPTIONS", 3)
+    monkeypatch.setattr(datasets, "MAX_COUNTS", 2)
+    runs: list[str] = []
+
+    def cut(captions: list[str], tokenizers: str) -> list[str]:
+        return cut_captions(lambda: lambda text: runs.append(text) or (len(text), 5), captions, tokenizers)
+
+    texts = ["abc", "abcdefg", "abcdef"]
+    line = cut(texts, "one")
+    assert len(line) == 1 and runs == texts
+    assert cut(texts, "one") == line and runs == texts, "a full cache says it again without a tokenizer"
+    assert cut([*texts, "x"], "one") and len(runs) == 7
+    assert cut(texts, "other") == line and len(runs) == 10
+    assert cut(texts, "one") == line and len(runs) == 13, "what was counted first went"
+    path = user_cache("captions") / "cut.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(dict.fromkeys(kept, ["2", 5, 7])))
+    assert cut(texts, "one") == line and len(runs) == 16, "a damaged count is none"
+    assert cut(texts[:2], "one") and cut(texts, "") == line and len(runs) == 21, "few are counted anew"
 
 
 def test_check_and_cache_count_alike_and_a_full_cache_says_it_again(photos, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.data import file_index, near_duplicates
+from limner.data import file_index, listing, near_duplicates
 from limner.data.file_index import FileIndex, image_sizes
 from limner.data.folder import read_folder
 from limner.data.images import inspect
@@ -108,6 +108,16 @@ def test_a_damaged_index_is_no_index(photos, opened, content):
     opened.clear()
     read_folder(photos)
     assert not opened
+
+
+def test_sizes_are_asked_for_once_as_long_as_no_folder_changes(photos, monkeypatch):
+    monkeypatch.setattr(listing, "SETTLE_SECONDS", -60)  # the folder has just been made
+    sizes, calls, true = image_sizes(photos), [], file_index.listed
+    monkeypatch.setattr(file_index, "listed", lambda *names, **more: calls.append(1) or true(*names, **more))
+    assert image_sizes(photos) == image_sizes(photos) == sizes and not calls
+    image_sizes(photos).clear()
+    (photos / "0.png").unlink()
+    assert image_sizes(photos) == sizes[1:] and calls
 
 
 def test_few_images_leave_nothing_in_the_cache(photos, monkeypatch):

@@ -1,12 +1,14 @@
 import os
+from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 from PIL import Image
 
+from limner.data import listing as listing_module
 from limner.data.file_index import image_sizes
-from limner.data.listing import listed, printable
+from limner.data.listing import MIN_KEPT, listed, printable
 from limner.errors import BadData
 from messages import raises
 
@@ -201,3 +203,46 @@ def test_sizes_are_read_from_headers_and_what_is_no_image_is_passed_over(tmp_pat
     (tmp_path / "b.png").write_bytes(b"torn")
     assert image_sizes(tmp_path) == [(30, 20)]
     assert image_sizes(tmp_path / "nowhere") == []
+
+
+def many(root: Path) -> None:
+    """So many images that a listing may be kept, in folders that were made a while ago."""
+    for number in range(MIN_KEPT):
+        folder = root / f"{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").touch()
+    for folder in (root, root / "0", root / "1"):
+        os.utime(folder, (1e9, 1e9))
+
+
+def test_a_large_folder_is_listed_once_for_several_who_ask(tmp_path, monkeypatch):
+    root = tmp_path / "images"
+    many(root)
+    monkeypatch.setattr(listing_module, "SETTLE_SECONDS", -60)  # the inodes have just been changed
+    first = listed(root, keep=True)
+    assert listed(root, keep=True) is first and listed(root) is first, "who does not keep it is given it"
+    assert listed(root) is not first and listed(root) == first
+
+    listed(root, keep=True)
+    (root / "1" / "new.png").touch()
+    assert len(listed(root, keep=True).images) == MIN_KEPT + 1, "a folder has changed"
+    (root / "0").rename(root / "zero")
+    assert listed(root).images[0] == "1/1.png"
+
+
+@pytest.mark.parametrize("case", ["just touched", "a link", "an odd file", "a fault", "few"])
+def test_what_folders_do_not_tell_of_is_listed_anew(tmp_path, monkeypatch, case):
+    root = tmp_path / "images"
+    many(root)
+    monkeypatch.setattr(listing_module, "SETTLE_SECONDS", 2 if case == "just touched" else -60)
+    match case:
+        case "a link":
+            (root / "link.png").symlink_to(root / "0" / "0.png")
+        case "an odd file":
+            (root / "picture").write_bytes(b"x")
+        case "a fault":
+            (root / "gone.png").symlink_to(root / "none")
+        case "few":
+            (root / "0" / "0.png").unlink()
+    first = listed(root, keep=True)
+    assert listed(root, keep=True) is not first and listed(root) == first

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -12,7 +13,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from limner.errors import BadCache
-from limner.graph.cache import Cache, Lease, cache_key, digest, gate, held_keys, leases_folder, text_cache_key
+from limner.graph.cache import (
+    Cache,
+    Lease,
+    cache_key,
+    digest,
+    gate,
+    held_keys,
+    key_maker,
+    leases_folder,
+    text_cache_key,
+)
 from limner.graph.unit import unit
 from messages import raises
 
@@ -55,6 +66,15 @@ def test_an_address_names_all_that_decides_the_value_and_nothing_else():
 
 def test_addresses_last_from_version_to_version():
     """A change here throws every user's cache away: do it on purpose, with FORMAT."""
+    text = json.dumps(
+        {
+            "format": "1", "unit": "encode", "version": encode.version, "constants": dict(encode.constants),
+            "weights": {"encoder": 'w"1'}, "inputs": {"tokens": "ä%s"},
+        },
+        sort_keys=True,
+    )  # fmt: skip
+    key_of = key_maker(encode, {"encoder": 'w"1', "vae": "other"})
+    assert key_of({"tokens": "ä%s", "other": "x"}) == sha256(text.encode()).hexdigest()
     assert text_cache_key("a cat") == "e9a5831bd677c1cdc405e5f8c98c273dc21923d43f94c1a46a8b3f86fb8f6c4d"
     assert PLACE == "7bdbbee943770ef8bdab140f3df51b92e1f04c603135e07d93ac1ac5693277a9"
 

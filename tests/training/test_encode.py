@@ -10,10 +10,11 @@ from limner.graph.cache import Cache
 from limner.graph.unit import Unit
 from limner.nn import distributed
 from limner.nn.memory import engine
-from limner.training import encode as filling
+from limner.training import rows as row_module
 from limner.training.cache import all_rows
-from limner.training.encode import bytes_needed, caption_row, fill, rows_of, survey, text_values
+from limner.training.encode import bytes_needed, fill, survey
 from limner.training.encoders import uncached
+from limner.training.rows import rows_of
 from messages import raises
 from small import Told, equal, wish
 
@@ -29,7 +30,7 @@ def resolved(tiny_base, photos):
 
 def test_every_address_is_known_before_anything_is_loaded(resolved, tmp_path, monkeypatch):
     monkeypatch.setattr(assemble, "load", None)
-    monkeypatch.setattr(filling, "pixels", None)
+    monkeypatch.setattr(row_module, "pixels", None)
     rows = rows_of(resolved, resolved.views)
     work = survey(resolved, Cache(tmp_path), rows)
     assert all(row.outputs <= set(places) for row, places in zip(rows, work.table, strict=True))
@@ -74,7 +75,7 @@ def test_the_bytes_are_known_beforehand(resolved, tmp_path):
 def test_no_image_is_decoded_to_know_its_bytes(resolved, tmp_path, monkeypatch):
     cache, rows = Cache(tmp_path), rows_of(resolved, resolved.views)
     work = survey(resolved, cache, rows)
-    monkeypatch.setattr(filling, "pixels", None)
+    monkeypatch.setattr(row_module, "pixels", None)
     assert bytes_needed(resolved, rows, work) > 0
 
 
@@ -90,8 +91,8 @@ def test_a_disk_that_fills_up_behind_the_encoder_is_told(resolved, tmp_path, mon
 
 
 def test_an_image_is_decoded_once_and_no_text_needs_it(resolved, tmp_path, monkeypatch):
-    decoded, true = [], filling.pixels
-    monkeypatch.setattr(filling, "pixels", lambda view: decoded.append(view) or true(view))
+    decoded, true = [], row_module.pixels
+    monkeypatch.setattr(row_module, "pixels", lambda view: decoded.append(view) or true(view))
     rows = rows_of(resolved, resolved.views)
     fill(resolved, Cache(tmp_path), rows, survey(resolved, Cache(tmp_path), rows), Told())
     assert len(decoded) == 12
@@ -166,24 +167,6 @@ def test_intermediate_values_are_reused_when_they_are_there(tiny_base, photos, t
     assert all(
         torch.equal(a, straight[name]) for a, name in zip(stored, sorted(plain.cut.boundary), strict=True)
     )
-
-
-def test_values_of_a_caption(tiny_base, photos):
-    resolved = resolve(wish(tiny_base, photos, lora=PARTLY))
-    assert text_values(resolved) == {
-        "clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2", "pooled", "context",
-    }  # fmt: skip
-    row = caption_row(resolved, "a cat")
-    assert row.outputs == {"clip_tokens", "t5_tokens", "encode_clip@2", "encode_t5@2"}
-    assert row.value("caption") == ("a cat",) and set(row.inputs) == {"caption"}
-
-
-def test_bf16_has_other_addresses_where_it_gives_other_values(tiny_base, photos, tmp_path):
-    one = resolve(wish(tiny_base, photos, limits={"compute_dtype": "fp32"}))
-    other = resolve(wish(tiny_base, photos, limits={"compute_dtype": "bf16"}))
-    here, there = (survey(each, Cache(tmp_path), rows_of(each, each.views)).table[0] for each in (one, other))
-    assert here["context"] != there["context"] and here["pooled"] != there["pooled"]
-    assert here["latent_mean"] == there["latent_mean"], "the VAE stays in fp32"
 
 
 def test_images_larger_than_a_tile_are_kept_apart(tiny_base, photos, tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ from limner.errors import BadCache, BadRecipe
 from limner.run_folder import RunDir
 from limner.training import samples as module
 from limner.training.cache import fill_cache
-from limner.training.encode import caption_row, rows_of, text_sees_controls, text_values
 from limner.training.model import TrainableModel
+from limner.training.rows import caption_row, rows_of, text_sees_controls, text_values
 from limner.training.samples import control_inputs, prompts_of, sample, sample_prompts
 from messages import raises
 from small import Told, wish

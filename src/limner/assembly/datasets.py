@@ -3,20 +3,24 @@
 And how much of a caption the base reads: one measure for training and for ``check``.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.masks import require_masks
-from limner.data.near_duplicates import hold_out, near_training
 from limner.data.order import SUBSET, held_out, whole_ratio
 from limner.data.summary import what_was_read
 from limner.data.views import View
 from limner.errors import BadBase, BadData, first_line
+from limner.files import user_cache, write_text
+from limner.imports import imported
 from limner.recipe.schema import Data, DataSet
 
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from limner.models.placeholder import Placeholder
     from limner.models.source import Source
 
+MIN_CAPTIONS = 256
+"""Different captions from which on it is kept how many are too long: fewer are counted in a moment."""
+MAX_COUNTS = 64
+"""Of so many data sets; that of the one that was counted first goes."""
 Division = tuple[list[Example], list[Example], bool, tuple[str, ...]]
 """Examples to train on, examples to measure on, whether the two are disjoint, and what is to be told."""
 
@@ -166,7 +174,8 @@ def _divided(entry: DataSet, folder: Folder, validation_folder: Folder | None) -
         )
     if count == 0:
         return examples, examples[:SUBSET], False, ()
-    hashes = hold_out(examples, count, folder.index)
+    # most folders are smaller than those of which something is held out
+    hashes = imported("limner.data.near_duplicates:hold_out")(examples, count, folder.index)
     notes: tuple[str, ...] = ()
     if len(hashes) != count:
         notes = (
@@ -185,6 +194,7 @@ def _divided(entry: DataSet, folder: Folder, validation_folder: Folder | None) -
 
 def _leaks(folder: Folder, validation_folder: Folder) -> tuple[str, ...]:
     """A line on validation images that training sees nearly the same."""
+    near_training = imported("limner.data.near_duplicates:near_training")
     pairs = near_training(folder.examples, validation_folder.examples, folder.index)
     if not pairs:
         return ()
@@ -288,19 +298,50 @@ def token_counter(
     return count
 
 
-def cut_captions(counter: TokenCounter, captions: Iterable[str]) -> list[str]:
+def cut_captions(
+    counter: Callable[[], TokenCounter], captions: Iterable[str], tokenizers: str = ""
+) -> list[str]:
     """A line on the captions of which the end is not read; nothing where all are read whole.
 
+    Of many captions what was counted is kept for the next start: 100,000 take half a minute.
+
     Args:
-        counter: What ``token_counter`` gives.
+        counter: Makes what ``token_counter`` gives.
         captions: As training reads them, the trigger included.
+        tokenizers: What tells these tokenizers, and how they are used, from others; empty: nothing is kept.
     """
     texts = list(dict.fromkeys(captions))
-    counts = [counter(text) for text in texts]
-    excess = [count for count, limit in counts if count > limit]
+    count = _cut_count if len(texts) < MIN_CAPTIONS or not tokenizers else partial(_kept_count, tokenizers)
+    excess, limit, longest = count(counter, texts)
     if not excess:
         return []
     return [
-        f"{len(excess)} of {len(texts)} captions have more than the {counts[0][1]} tokens that are read (the "
-        f"longest has {max(excess)}); the rest is not read. Put what matters first, or shorten them."
+        f"{excess} of {len(texts)} captions have more than the {limit} tokens that are read (the "
+        f"longest has {longest}); the rest is not read. Put what matters first, or shorten them."
     ]
+
+
+def _cut_count(counter: Callable[[], TokenCounter], texts: Sequence[str]) -> tuple[int, int, int]:
+    """How many texts are longer than is read, how many tokens are read, and how many the longest has."""
+    counts = list(map(counter(), texts))
+    excess = [count for count, limit in counts if count > limit]
+    return len(excess), counts[0][1] if counts else 0, max(excess, default=0)
+
+
+def _kept_count(
+    tokenizers: str, counter: Callable[[], TokenCounter], texts: Sequence[str]
+) -> tuple[int, int, int]:
+    """The same, of texts that were counted at an earlier start without a tokenizer."""
+    name = hashlib.sha256("\0".join((tokenizers, *texts)).encode()).hexdigest()
+    path = user_cache("captions") / "cut.json"
+    counts: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError):  # there is none, or it is damaged
+        counts = dict(json.loads(path.read_bytes()))
+    match counts.get(name):
+        case [int(excess), int(limit), int(longest)]:
+            return excess, limit, longest
+    counts.pop(name, None)
+    result = _cut_count(counter, texts)
+    with suppress(OSError):
+        write_text(path, json.dumps(dict([*counts.items(), (name, result)][-MAX_COUNTS:])))
+    return result

@@ -343,8 +343,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     return Resolved(
         base=base,
         sample_base=base.sample_base(tell),
-        folder=sets.joined,
-        folders=sets.folders,
+        folder=replace(sets.joined, index=None),  # which is large, and has served
+        folders=tuple(replace(folder, index=None) for folder in sets.folders),
         rejected=(*sets.joined.rejected, *(entry for other in sets.validation for entry in other.rejected)),
         views=_all_views(base, train_examples, cuts),
         held_out=_plain(_all_views(base, validation_examples, cuts)),

@@ -42,7 +42,7 @@ _REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
 class Example:
     """One captioned image."""
 
-    path: Path
+    path: Path = field(hash=False)  # which takes longest, of 100,000
     """Where it is now; nothing that is stored depends on it."""
     sha256: str
     """Of the file's bytes, in hex: its name everywhere else."""

@@ -5,9 +5,11 @@ A file is opened for its first bytes alone, and only where its ending says nothi
 
 import os
 import re
+import time
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from limner.data.captions import NAMES, SIDECARS, UNSUPPORTED_NAMES
@@ -50,6 +52,14 @@ _OTHER_SPLITS = frozenset(
 )  # as the imagefolder of datasets calls them
 
 
+Stamps = dict[str, tuple[int, int]]
+"""Folder -> times of its entries and of its inode, nanoseconds since 1970."""
+SETTLE_SECONDS = 2.0
+"""Seconds for which a folder must have been untouched: some file systems tell no finer times."""
+MIN_KEPT = 256
+"""Images of a folder from which on a listing may be kept for the next who asks."""
+
+
 @dataclass(slots=True)
 class Listing:
     """Paths relative to the folder, with "/", sorted."""
@@ -69,6 +79,10 @@ class Listing:
     unread_texts: list[str] = field(default_factory=list)
     """Text files that look like captions and belong to no image."""
     archives: list[str] = field(default_factory=list)
+    stamps: Stamps = field(default_factory=dict)
+    """Of all folders, as they were before they were listed; none where these do not tell of every change."""
+    folders_tell: bool = True
+    """Whether there are no links, no faults, and no files that had to be looked into."""
 
     def sidecar_of(self, image: str, files: dict[str, str]) -> str | None:
         """The file of ``texts`` or ``crops`` that belongs to an image; None where there is none.
@@ -93,28 +107,64 @@ class Listing:
         return companions
 
 
-def listed(root: Path) -> Listing:
+def listed(root: Path, *, keep: bool = False) -> Listing:
     """Everything below ``root`` whose name does not begin with a dot, and that no system put there.
+
+    Args:
+        root: The folder.
+        keep: Keep the listing of a large folder, which then nobody may change, for the next who asks. Whoever
+            does not keep it is given it, as long as no folder has changed.
 
     Raises:
         BadData: ``root`` is not a folder or cannot be read.
     """
+    path = root.absolute()
+    listing = _KEPT.pop(path, None)
+    if listing is None or not unchanged(root, listing.stamps):
+        listing = _listed(root)
+    if keep and listing.stamps and len(listing.images) >= MIN_KEPT:
+        _KEPT[path] = listing
+    return listing
+
+
+_KEPT: dict[Path, Listing] = {}
+
+
+def unchanged(root: Path, stamps: Stamps) -> bool:
+    """Whether folders below ``root`` are as they were."""
+    try:
+        return all(_stamp(root, folder) == stamp for folder, stamp in stamps.items())
+    except OSError:
+        return False
+
+
+def _stamp(root: Path, folder: str) -> tuple[int, int]:
+    facts = (root / folder).stat()
+    return facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _listed(root: Path) -> Listing:
+    """The same, looked at now."""
     if not root.is_dir():
         fault = "is a file, not a folder" if root.is_file() else "does not exist"
         raise BadData(f"{root} {fault}. Name a folder of images.")
-    listing = Listing()
+    listing, start = Listing(), time.time()
     folders = [""]
     while folders:
         folder = folders.pop()
         for entry in _entries(root, folder, listing):
             file = f"{folder}/{entry.name}" if folder else entry.name
             problem = _problem(entry)
+            listing.folders_tell &= not (problem or entry.is_symlink())
             if problem:
                 listing.rejected.append((file, problem))
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(file)
             elif _is_file(entry):
                 _sort_in(listing, entry.name, file, root)
+    latest = max(chain.from_iterable(listing.stamps.values()), default=0) / 1e9
+    if not listing.folders_tell or start - latest < SETTLE_SECONDS:
+        listing.stamps = {}
     listing.images.sort()
     listing.metadata.sort()
     for files in (listing.texts, listing.crops):
@@ -129,6 +179,7 @@ def listed(root: Path) -> Listing:
 def _entries(root: Path, folder: str, listing: Listing) -> "list[os.DirEntry[str]]":
     """What lies in a folder, by name; nothing, and a reason in the listing, where it cannot be read."""
     try:
+        listing.stamps[folder] = _stamp(root, folder)
         entries = [entry for entry in os.scandir(root / folder) if not _passed_over(entry)]
     except OSError as error:
         if not folder:
@@ -193,6 +244,7 @@ def _sort_in(listing: Listing, name: str, file: str, root: Path) -> None:
     elif suffix in ARCHIVES:
         listing.archives.append(file)
     elif printable(name) == name:
+        listing.folders_tell = False
         is_image, reason = odd_image(root / file)
         listing.images += [file] if is_image else []
         listing.rejected += [(file, reason)] if reason else []

@@ -17,11 +17,13 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from itertools import groupby
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -45,6 +47,15 @@ Mark = list[int]
 """Bytes of an entry, and nanoseconds of its time of change beyond whole seconds."""
 
 
+class Held(NamedTuple):
+    """What was found of the entries that a run holds."""
+
+    present: frozenset[str]
+    """Cache keys of those that are there."""
+    suspects: tuple[str, ...]
+    """Those of them that have to be read to know that they are whole, sorted."""
+
+
 @lru_cache(maxsize=4096)
 def text_cache_key(text: str) -> str:
     """The cache key of a value that is a text, such as a caption."""
@@ -62,15 +73,29 @@ def cache_key(unit: Unit, weights: Mapping[str, str], inputs: Mapping[str, str])
         weights: Model name -> fingerprint of its weights and precision.
         inputs: Value name -> cache key of the value.
     """
-    parts = {
-        "format": FORMAT,
-        "unit": unit.name,
-        "version": unit.version,
-        "constants": dict(sorted(unit.constants.items())),
-        "weights": {name: weights[name] for name in unit.uses},
-        "inputs": {name: inputs[name] for name in unit.reads},
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return key_maker(unit, weights)(inputs)
+
+
+def key_maker(unit: Unit, weights: Mapping[str, str]) -> Callable[[Mapping[str, str]], str]:
+    """:func:`cache_key` for many inputs: what they share is written and hashed once.
+
+    What is hashed is one JSON object with sorted keys; its ``inputs`` stand in the middle.
+    """
+    before = {"constants": dict(sorted(unit.constants.items())), "format": FORMAT}
+    weight_marks = {name: weights[name] for name in unit.uses}
+    after = {"unit": unit.name, "version": unit.version, "weights": weight_marks}
+    names = sorted(set(unit.reads))
+    labels = [f"{json.dumps(name)}: " for name in names]
+    start = hashlib.sha256(f'{json.dumps(before, sort_keys=True)[:-1]}, "inputs": {{'.encode())
+    end = f"}}, {json.dumps(after, sort_keys=True)[1:]}"
+
+    def key_of(inputs: Mapping[str, str]) -> str:
+        quotes = map(encode_basestring_ascii, map(inputs.__getitem__, names))
+        state = start.copy()
+        state.update((", ".join(map(str.__add__, labels, quotes)) + end).encode())
+        return state.hexdigest()
+
+    return key_of
 
 
 def digest(values: Mapping[str, Tensor]) -> str:
@@ -93,18 +118,27 @@ class Cache:
         self.root = root
         self._lease = Lease(root)
 
-    def hold(self, cache_keys: Iterable[str]) -> None:
+    def hold(self, cache_keys: Iterable[str]) -> Held:
         """Keep these entries from being pruned until ``close``, those too that are yet to be written.
 
-        Those that are there count as used now. Call it before looking which are there. Where the folder
-        cannot be written to, nothing is held: who may not write here may not prune here either.
+        Those that are there count as used now. Where the folder cannot be written to, nothing is held: who
+        may not write here may not prune here either.
         """
-        keys = list(cache_keys)
+        keys = sorted(set(cache_keys))
+        touching = False
         with suppress(PermissionError):
             self._lease.hold(keys)
-            for key in keys:
-                with suppress(FileNotFoundError):
-                    touch(self.path(key))
+            touching = True
+        present, unknown = [], []
+        for shard, shard_keys in groupby(keys, key=_shard):
+            record = json_object(self.root / shard / RECORD) if len(keys) >= MIN_ENTRIES else {}
+            for key in shard_keys:
+                mark = _mark(self.root, key, touching=touching)
+                if mark is not None:
+                    present.append(key)
+                if mark is not None and record.get(key) != mark:
+                    unknown.append(key)
+        return Held(frozenset(present), tuple(unknown))
 
     def close(self) -> None:
         """Let the entries go that are held. May be called again; the cache can still be read."""
@@ -284,34 +318,9 @@ def register(root: Path, run: Path, index: Path) -> None:
         write_json(root / "runs" / f"{name}.json", {"run": str(home), "index": str(real_path(index))})
 
 
-def touch(path: Path) -> None:
-    """Mark an entry as used now; its mark stays.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    mark = path.stat().st_mtime_ns % SECOND
-    os.utime(path, ns=(time.time_ns(), time.time_ns() // SECOND * SECOND + mark))
-
-
-def unverified(root: Path, keys: Collection[str]) -> list[str]:
-    """The entries, of those that are there, that have to be read to know that they are whole; sorted.
-
-    Args:
-        root: The cache.
-        keys: Cache keys.
-    """
-    if len(keys) < MIN_ENTRIES:
-        return sorted(keys)
-    records: dict[str, Mapping[str, Mark]] = {}
-    unknown = []
-    for key in sorted(keys):
-        if key[:2] not in records:
-            records[key[:2]] = json_object(root / key[:2] / RECORD)
-        record = records[key[:2]].get(key)
-        if record is None or record != _mark(root, key):
-            unknown.append(key)
-    return unknown
+def _shard(key: str) -> str:
+    """The folder of an entry."""
+    return key[:2]
 
 
 def remember(root: Path, keys: Iterable[str], count: int) -> None:
@@ -325,9 +334,7 @@ def remember(root: Path, keys: Iterable[str], count: int) -> None:
         keys: Cache keys of the entries.
         count: How many entries the run has: for few, nothing is recorded.
     """
-    shards: dict[str, list[str]] = {}
-    for key in keys:
-        shards.setdefault(key[:2], []).append(key)
+    shards = {shard: [*shard_keys] for shard, shard_keys in groupby(sorted(keys), key=_shard)}
     if count < MIN_ENTRIES or not shards or not hasattr(os, "sync"):
         return
     os.sync()
@@ -345,12 +352,19 @@ def remember(root: Path, keys: Iterable[str], count: int) -> None:
             write_text(path, json.dumps(record, separators=(",", ":")))
 
 
-def _mark(root: Path, key: str) -> Mark | None:
+def _mark(root: Path, key: str, *, touching: bool = False) -> Mark | None:
+    """The mark of an entry, None where it is not there. One that is touched counts as used now."""
+    path = f"{root}/{key[:2]}/{key}.safetensors"
     try:
-        facts = os.stat(root / key[:2] / f"{key}.safetensors")  # noqa: PTH116  of each of 100,000 entries
+        facts = os.stat(path)  # noqa: PTH116  of each of 100,000 entries
     except OSError:
         return None
-    return [facts.st_size, facts.st_mtime_ns % SECOND]
+    fraction = facts.st_mtime_ns % SECOND
+    if touching:
+        with suppress(OSError):
+            now = time.time_ns()
+            os.utime(path, ns=(now, now // SECOND * SECOND + fraction))
+    return [facts.st_size, fraction]
 
 
 def json_object(path: Path) -> dict[str, Any]:

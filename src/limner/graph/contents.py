@@ -23,6 +23,7 @@ OTHER = {
     "configs": "configs of bases; downloaded again when they are missing",
     "lenders": "parts of other bases that one-file bases lack; downloaded again when they are missing",
     "fingerprints": "hashes of weight files; computed again when they are missing",
+    "captions": "how many captions of large folders are too long; counted again when missing",
     "images": "hashes and sizes of images in large folders; read again when they are missing",
 }
 """The other folders of Limner in the user's cache, and what they hold."""

@@ -2,10 +2,12 @@
 
 import base64
 import io
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +24,7 @@ from limner.data.order import LOOK, SampledView
 from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
-from limner.graph.cache import Cache, register, remember, unverified
+from limner.graph.cache import Cache, register, remember
 from limner.models.family import pad_collate
 from limner.nn import distributed
 from limner.nn.rng import to_device
@@ -30,18 +32,10 @@ from limner.recipe import toml
 from limner.recipe.schema import DataSet, Recipe
 from limner.reporter import Reporter
 from limner.run_folder import SHOWN_IMAGES, RunDir
-from limner.training.encode import (
-    Row,
-    Table,
-    bytes_needed,
-    caption_row,
-    fill,
-    rows_of,
-    survey,
-    text_sees_controls,
-)
+from limner.training.encode import Outputs, bytes_needed, fill, survey
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
+from limner.training.rows import Rows, caption_row, text_sees_controls
 from limner.training.samples import SamplePrompt, prompts_of, sample_prompts
 
 MEMORY_BYTES = 2**31
@@ -55,19 +49,19 @@ class Store:
     def __init__(
         self,
         cache: Cache,
-        table: Table,
-        rows: Sequence[Row],
+        table: Sequence[Outputs],
+        keys: Collection[str],
         *,
         padded: Collection[str] = (),
         room: int = MEMORY_BYTES,
     ) -> None:
-        self.cache, self.table, self.rows, self.padded, self.room = cache, table, rows, padded, room
+        self.cache, self.table, self.rows, self.padded, self.room = cache, table, table, padded, room
+        self._keys = keys
         self._values: dict[str, dict[str, Tensor]] = {}
 
     def row(self, number: int) -> dict[str, Tensor]:
         """The boundary values of row ``number``, on the CPU, batch size 1."""
-        keys = self.table[number]
-        return {name: self._entry(keys[name])[name] for name in self.rows[number].outputs}
+        return {name: self._entry(key)[name] for name, key in self.table[number].items()}
 
     def batch(self, numbers: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """Rows of one shape, stacked and moved."""
@@ -101,8 +95,7 @@ class Store:
 
     def cache_keys(self) -> list[str]:
         """Every entry that the rows read, sorted."""
-        pairs = zip(self.table, self.rows, strict=True)
-        return sorted({keys[name] for keys, row in pairs for name in row.outputs})
+        return sorted(self._keys)
 
     def _entry(self, cache_key: str) -> dict[str, Tensor]:
         if cache_key in self._values:
@@ -181,7 +174,7 @@ def cache(
         return report
 
 
-def all_rows(resolved: Resolved) -> list[Row]:
+def all_rows(resolved: Resolved) -> Rows:
     """Rows of the training views, the validation views, the prompts, and the empty caption, in this order.
 
     Where text is read beside control images, there is an empty caption for each prompt, with its images.
@@ -191,7 +184,7 @@ def all_rows(resolved: Resolved) -> list[Row]:
     if resolved.recipe.sample.every != -1:
         empties = items if text_sees_controls(resolved) else [SamplePrompt("")]
         rows += [caption_row(resolved, "", item.controls) for item in empties]
-    return [*rows_of(resolved, resolved.views), *rows_of(resolved, resolved.held_out), *rows]
+    return Rows(resolved, (*resolved.views, *resolved.held_out), rows)
 
 
 def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFilled]:
@@ -210,7 +203,7 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
     rows = all_rows(resolved)
     work = survey(resolved, store, rows)
     count = len(work.present) + len(work.missing_keys)
-    if distributed.any_rank(_discard_damaged(store, work.present, count, reporter)):
+    if distributed.any_rank(_discard_damaged(store, work.entries.suspects, count, reporter)):
         work = survey(resolved, store, rows)
     whole = work if distributed.world() == 1 else survey(resolved, store, rows, lambda key: True)
     missing, reused_count = whole.missing_keys, len(whole.present)
@@ -232,13 +225,18 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
         entries=len(missing) + reused_count,
     )
     reporter.event(report)
-    return Store(store, work.table, rows, padded=resolved.family.padded_values), report
+    return Store(store, work.outputs, work.cached_keys, padded=resolved.family.padded_values), report
 
 
 def _cut_captions(resolved: Resolved) -> list[str]:
     """A line on captions of which the end is not read, whether or not the cache has them already."""
-    counter = token_counter(resolved.family, resolved.source, resolved.spec.units, resolved.spec.placeholder)
-    return cut_captions(counter, [view.caption for view in (*resolved.own, *resolved.held_out)])
+    spec = resolved.spec
+    word = spec.placeholder.word
+    units = [unit for unit in spec.units if unit.uses and unit.uses[0].startswith("tokenizer")]
+    marks = [(u.name, u.version, dict(u.constants), spec.fingerprint(u.uses[0], word)) for u in units]
+    counter = partial(token_counter, resolved.family, resolved.source, units, spec.placeholder)
+    captions = (view.caption for view in (*resolved.own, *resolved.held_out))
+    return cut_captions(counter, captions, json.dumps([*marks, word], sort_keys=True, default=str))
 
 
 def fill_cache_with_fallback(
@@ -261,11 +259,11 @@ def _discard_damaged(store: Cache, keys: Collection[str], count: int, reporter: 
 
     Args:
         store: Where they are.
-        keys: Those that are there.
+        keys: Those that are there and were not found whole before.
         count: Of all that the run reads.
         reporter: Is told of each.
     """
-    unknown = unverified(store.root, [key for key in keys if distributed.is_owned_by_rank(key)])
+    unknown = [key for key in keys if distributed.is_owned_by_rank(key)]
     damages = {key: store.damage(key) for key in unknown}
     remember(store.root, [key for key, reason in damages.items() if not reason], count)
     reasons = {key: reason for key, reason in damages.items() if reason}
@@ -284,12 +282,13 @@ def record(resolved: Resolved, run: RunDir, store: Store) -> None:
     write_json(
         run.index_path,
         {"views": len(resolved.views), "held_out": len(resolved.held_out), "addresses": store.cache_keys()},
+        indent=None,  # of 100,000 images, and then written ten times as fast
     )
     register(store.cache.root, run.path, run.index_path)
     sheet = data_sheet(resolved.folder, resolved.rejected, resolved.own, resolved.held_out)
     pairs = [_pair(item) for item in sample_prompts(resolved) if item.controls]
     sets = sets_sheet(resolved) if resolved.recipe.data.sets else {}
-    write_json(run.data_path, {**sheet, **({"pairs": pairs} if pairs else {}), **sets})
+    write_json(run.data_path, {**sheet, **({"pairs": pairs} if pairs else {}), **sets}, indent=None)
 
 
 def sets_sheet(resolved: Resolved) -> dict[str, object]:

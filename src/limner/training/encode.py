@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from limner.assembly.resolve import Resolved
-from limner.data.control import ControlImage
-from limner.data.views import View, mask_pixels, pixels
 from limner.errors import BadBase
-from limner.graph.cache import Cache, cache_key, text_cache_key
+from limner.graph.cache import Cache, Held
 from limner.graph.unit import Unit
 from limner.models.loading import skeleton
 from limner.nn import distributed
@@ -21,47 +19,28 @@ from limner.nn.memory import engine
 from limner.reporter import Reporter
 from limner.training.encoders import BackgroundPool, moved, opened
 from limner.training.oom_fallback import outcome
-from limner.training.samples import ControlInput, control_inputs
-
-PIXELS, MASKS = 2, 1
-"""Bumped when ``data.views`` makes other pixels of a view, or of its mask: part of their cache keys."""
-
-INPUTS = frozenset(("image", "mask", "frame", "caption", "seed"))
-"""What a view gives to units, beside control images."""
-Table = list[dict[str, str]]
-"""For each row: value name -> cache key of the entry that holds it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One thing to encode: where its inputs stand in the world of cache keys, and how to get them."""
-
-    inputs: Mapping[str, str]
-    """Input -> cache key."""
-    value: Callable[[str], Any]
-    """Input -> its value. Images are decoded here, so nobody asks for one that it does not read."""
-    outputs: frozenset[str]
-    """Names of frozen values that this row must have in the end."""
-    shape: tuple[int, ...] = ()
-    """Width and height of the image, then of each control image, pixels. Rows of one shape need the same
-    number of bytes."""
-    caption: str = ""
-    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Input that is a image -> its (width, height) in pixels."""
+from limner.training.rows import Keys, Row, in_tiles
 
 
 @dataclass
 class Work:
     """What is missing, unit by unit, and what is already there."""
 
-    table: list[dict[str, str]]
+    table: Keys
     """For each row: every frozen value it may need -> cache key."""
-    missing: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    missing: dict[str, list[tuple[str, int]]]
     """Unit name -> (cache key, row) to compute, in this process unless all were asked for."""
-    cached_keys: set[str] = field(default_factory=set)
+    cached_keys: frozenset[str]
     """Addresses that go to the cache rather than to the scratch of this run."""
-    present: frozenset[str] = frozenset()
-    """Those of them that are there already."""
+    entries: Held
+    """What was found of them."""
+    outputs: "list[Outputs]"
+    """For each row: what a run reads of it."""
+
+    @property
+    def present(self) -> frozenset[str]:
+        """Those of them that are there already."""
+        return self.entries.present
 
     @property
     def missing_keys(self) -> list[str]:
@@ -74,103 +53,6 @@ class Work:
         ]
 
 
-def rows_of(resolved: Resolved, views: Sequence[View]) -> list[Row]:
-    """A row for each view."""
-    names = frozenset(name for unit in resolved.spec.units for name in unit.reads)
-    sizes: dict[Any, dict[str, tuple[int, int]]] = {}  # shared, as there may be 100,000 rows
-    return [_view_row(resolved, view, names, sizes) for view in views]
-
-
-def _view_row(
-    resolved: Resolved, view: View, names: frozenset[str], sizes: dict[Any, dict[str, tuple[int, int]]]
-) -> Row:
-    control_images = control_inputs(resolved, view.example.controls, flip=view.flip)
-    if view.shape not in sizes:
-        control_sizes = {name: image.size for name, image in control_images.items()}
-        sizes[view.shape] = {"image": view.size, "mask": view.size, **control_sizes}
-    return Row(
-        inputs={
-            name: _input_cache_key(view, control_images, name) for name in names & {*INPUTS, *control_images}
-        },
-        value=partial(_value, view, control_images),
-        outputs=resolved.spec.cut_of(view.caption).boundary,
-        caption=view.caption,
-        shape=tuple(side for size in view.shape for side in size),
-        sizes=sizes[view.shape],
-    )
-
-
-def _input_cache_key(view: View, control_images: Mapping[str, ControlInput], name: str) -> str:
-    if name in control_images:
-        return control_images[name].cache_key
-    if name in ("image", "mask"):
-        return _view_cache_key(view) if name == "image" else _mask_cache_key(view)
-    return text_cache_key(
-        str({"frame": view.frame, "caption": view.caption, "seed": view.example.seed}[name])
-    )
-
-
-def _value(view: View, control_images: Mapping[str, ControlInput], name: str) -> Any:
-    if name == "frame":
-        return torch.tensor([view.frame])
-    if name == "seed":
-        return torch.tensor([view.example.seed or 0])
-    if name in control_images:
-        return control_images[name].tensor()
-    if name == "mask":
-        return torch.from_numpy(mask_pixels(view))[None, None]
-    return image_tensor(view) if name == "image" else (view.caption,)
-
-
-def caption_row(resolved: Resolved, caption: str, controls: Sequence[ControlImage] = ()) -> Row:
-    """A row for a caption that comes without an image, such as a prompt to sample from."""
-    control_images = control_inputs(resolved, controls)
-    return Row(
-        inputs={"caption": text_cache_key(caption)}
-        | {name: image.cache_key for name, image in control_images.items()},
-        value=lambda name: control_images[name].tensor() if name in control_images else (caption,),
-        outputs=resolved.spec.cut_of(caption).boundary & text_values(resolved),
-        caption=caption,
-        shape=tuple(side for image in control_images.values() for side in image.size),
-        sizes={name: image.size for name, image in control_images.items()},
-    )
-
-
-def text_values(resolved: Resolved) -> frozenset[str]:
-    """Every value that depends on the caption, and on nothing but it and control images."""
-    return _text_values(resolved, resolved.spec.control_inputs)
-
-
-def text_sees_controls(resolved: Resolved) -> bool:
-    """Whether the text is read beside control images, so that it differs with them."""
-    return text_values(resolved) != _text_values(resolved, ())
-
-
-def _text_values(resolved: Resolved, controls: Sequence[str]) -> frozenset[str]:
-    of_caption, inputs = {"caption"}, {"caption", *controls}
-    cut, still = resolved.cut, resolved.spec.still_cut
-    for unit in (*cut.frozen, *cut.live, *still.frozen, *still.live):
-        if not unit.draws and set(unit.reads) <= inputs:
-            inputs |= set(unit.writes)
-            of_caption |= set(unit.writes) if of_caption & set(unit.reads) else set()
-    return frozenset(of_caption - {"caption"})
-
-
-def image_tensor(view: View) -> Tensor:
-    """(1, 3, H, W) uint8."""
-    return torch.from_numpy(pixels(view).copy()).permute(2, 0, 1)[None]
-
-
-def _view_cache_key(view: View) -> str:
-    return text_cache_key(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
-
-
-def _mask_cache_key(view: View) -> str:
-    mask = view.example.mask
-    source = f"{mask.sha256} {mask.alpha} {view.crop} {view.flip}" if mask else "white"
-    return text_cache_key(f"mask {MASKS} {view.size} {source}")
-
-
 def survey(
     resolved: Resolved,
     cache: Cache,
@@ -179,7 +61,8 @@ def survey(
 ) -> Work:
     """Derive every cache key, and find out which entries are missing. Loads nothing, decodes nothing.
 
-    Every entry that may be read is held in ``cache`` first, so that none that is found is pruned meanwhile.
+    Every entry that may be read is held in ``cache`` before it is looked for, so that none that is found is
+    pruned meanwhile.
 
     Args:
         resolved: The run.
@@ -187,63 +70,60 @@ def survey(
         rows: What is to be encoded.
         share: Whether an entry is to be made here; all of them are looked for.
     """
-    units = resolved.spec.still_cut.frozen
-    used = {name for unit in units for name in unit.uses}
-    prints = {
-        word: {name: resolved.spec.fingerprint(name, word) for name in used}
-        for word in ("", resolved.spec.placeholder.word)
+    table = Keys(resolved, rows)
+    keys_of_unit, outputs = _stored(table)
+    keys = frozenset(key for numbers in keys_of_unit.values() for key in numbers)
+    entries = cache.hold(keys)
+    missing = {
+        name: {key: n for key, n in numbers.items() if key not in entries.present and share(key)}
+        for name, numbers in keys_of_unit.items()
     }
-    mark = {row.caption: prints[resolved.spec.word_in(row.caption)] for row in rows}
-    memo: dict[tuple[str, ...], str] = {}
-    work = Work(
-        [
-            _cache_keys(units, mark[row.caption] | _tiled(resolved, mark[row.caption], row), row, memo)
-            for row in rows
-        ]
-    )
-    writer = {name: unit for unit in units for name in unit.writes}
-    cache.hold({keys[name] for keys in work.table for name in writer if name in keys})
-    row_of_key: dict[str, int] = {}
-    for number, (row, keys) in enumerate(zip(rows, work.table, strict=True)):
-        for name in row.outputs & set(keys) & set(writer):
-            work.cached_keys.add(keys[name])
-            row_of_key.setdefault(keys[name], number)
-    work.present = frozenset(key for key in row_of_key if key in cache)
-    absent = ((key, number) for key, number in row_of_key.items() if key not in work.present)
-    todo_rows = {key: number for key, number in absent if share(key)}
-    for unit in reversed(units):
-        todo = [(key, n) for key, n in todo_rows.items() if work.table[n].get(unit.writes[0]) == key]
-        work.missing[unit.name] = sorted(todo, key=lambda pair: pair[1])
-        for _, number in todo:
-            for name in unit.reads:
-                key = work.table[number][name]
-                if name in writer and key not in cache:
-                    todo_rows.setdefault(key, number)
-    return work
+    for unit in reversed(table.units):
+        for name, numbers in _before(table, unit, missing[unit.name], cache).items():
+            missing[name] |= numbers | missing[name]
+    sorted_missing = {
+        name: sorted(numbers.items(), key=lambda pair: pair[1]) for name, numbers in missing.items()
+    }
+    return Work(table, sorted_missing, keys, entries, outputs)
 
 
-def _in_tiles(resolved: Resolved, row: Row) -> bool:
-    return resolved.encode_tiled and max(row.shape, default=0) > engine.TILE_SIDE
+class Outputs(dict[str, str]):
+    """Of a row: value that is stored -> its cache key."""
+
+    __slots__ = ()
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Names of the values."""
+        return frozenset(self)
 
 
-def _tiled(resolved: Resolved, prints: Mapping[str, str], row: Row) -> dict[str, str]:
-    """Fingerprints that tiles change: seams and norms make other numbers of an image."""
-    in_tiles = _in_tiles(resolved, row) and "vae" in prints
-    return {"vae": f"{prints['vae']} tiles of {engine.TILE_SIDE}"} if in_tiles else {}
+def _stored(table: Keys) -> tuple[dict[str, dict[str, int]], list[Outputs]]:
+    """Unit -> cache key of what is stored of it -> the first row that has it; and what each row has."""
+    outputs: list[Outputs] = []
+    keys_of_unit: dict[str, dict[str, int]] = {unit.name: {} for unit in table.units}
+    for number, row in enumerate(table.rows):
+        keys = table.of(row)
+        outputs.append(Outputs((name, keys[name]) for name in row.outputs if name in keys))
+        for unit, _ in table.chain(row):
+            if not row.outputs.isdisjoint(unit.writes):
+                keys_of_unit[unit.name].setdefault(keys[unit.writes[0]], number)
+    return keys_of_unit, outputs
 
 
-def _cache_keys(
-    units: Sequence[Unit], prints: Mapping[str, str], row: Row, memo: dict[tuple[str, ...], str]
-) -> dict[str, str]:
-    """Every value of a row -> its cache key. ``memo`` has what many rows share, such as keys of a caption."""
-    keys = dict(row.inputs)
-    for unit in units:
-        if all(name in keys for name in unit.reads):
-            origin = unit.name, *(prints[name] for name in unit.uses), *(keys[name] for name in unit.reads)
-            if origin not in memo:
-                memo[origin] = cache_key(unit, prints, keys)
-            keys |= dict.fromkeys(unit.writes, memo[origin])
-    return keys
+def _before(table: Keys, unit: Unit, numbers: Mapping[str, int], cache: Cache) -> dict[str, dict[str, int]]:
+    """What a unit reads of other units and is not there: unit -> cache key -> row."""
+    writer = {name: other.name for other in table.units for name in other.writes}
+    reads = [name for name in unit.reads if name in writer]
+    numbers_back = [*numbers.values()][::-1]  # so that the first row of a key is the one that stays
+    rows_of_name = {name: {table[number][name]: number for number in numbers_back} for name in reads}
+    entries = cache.hold({key for keys in rows_of_name.values() for key in keys})
+    absent: dict[str, dict[str, int]] = {}
+    for name, keys in rows_of_name.items():
+        absent.setdefault(writer[name], {}).update(
+            {key: number for key, number in keys.items() if key not in entries.present}
+        )
+    return absent
 
 
 def bytes_needed(resolved: Resolved, rows: Sequence[Row], work: Work) -> int:
@@ -349,7 +229,7 @@ def _fill(resolved: Resolved, cache: Cache, rows: Sequence[Row], work: Work, rep
     ):
         for unit in resolved.spec.still_cut.frozen:
             todo = work.missing[unit.name]
-            if "vae" in unit.uses and (cut := sum(_in_tiles(resolved, rows[n]) for _, n in todo)):
+            if "vae" in unit.uses and (cut := sum(in_tiles(resolved, rows[n]) for _, n in todo)):
                 reporter.line(
                     f"{cut} of {len(todo)} images are encoded in tiles of {engine.TILE_SIDE} pixels."
                 )
@@ -383,7 +263,7 @@ def _inputs(  # noqa: PLR0913  everything that an input may come from
     cache: Cache,
     scratch: Mapping[str, Mapping[str, Tensor]],
     rows: Sequence[Row],
-    table: Table,
+    table: Keys,
     unit: Unit,
     number: int,
 ) -> dict[str, Any]:

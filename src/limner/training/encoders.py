@@ -16,7 +16,7 @@ from limner.nn.memory.engine import equip, tile_vae
 from limner.nn.memory.plan import Plan
 
 if TYPE_CHECKING:
-    from limner.training.encode import Row
+    from limner.training.rows import Row
 
 
 def whole(resolved: Resolved, part: str, device: torch.device | None = None) -> Any:

@@ -34,8 +34,8 @@ from limner.nn.memory.offload import HalfGradients, decoding
 from limner.nn.memory.plan import Plan
 from limner.nn.rng import Even, KeyedRng, to_device
 from limner.training.cache import Store, joined
-from limner.training.encode import text_values
 from limner.training.oom_fallback import release
+from limner.training.rows import text_values
 from limner.training.samples import sample_prompts, shown_images
 
 Text = Mapping[str, Tensor]
