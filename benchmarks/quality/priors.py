@@ -123,7 +123,7 @@ def measured() -> dict[str, Any]:
 def main() -> None:
     """Measure what is not measured yet, print, keep."""
     parser = argparse.ArgumentParser(description="What keeps the base as it is, at equal work.")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="0 prints what was measured")
     options = parser.parse_args()
     judge, reporter = Judge.load(), Reporter(PlainText(sys.stderr))
     for kind, lesson in LESSONS.items():
@@ -143,17 +143,22 @@ def main() -> None:
                     steps = {kind: work[name]["steps"] for kind, work in record["work"].items()}
                     rows.append(figures_of(keys, steps, seed, judge, base_sampler, reporter))
                     outcome.save("priors", record)
-    record = measured()
+    sys.stdout.write(table_of(measured()) + "\n")
+
+
+def table_of(record: dict[str, Any]) -> str:
+    """The table of the guide, in docs/guide/data.md; what is not measured yet is left empty."""
     works = [
         [f"{kind}: {key}", *(f"{work[name][key]:{form}}" for name in PRIORS)]
         for kind, work in record["work"].items()
         for key, form in (("before", ".1f"), ("step", ".2f"), ("steps", ".0f"))
     ]
+    seeds = record["priors"]
     rows = [
-        [key, *(f"{mean(row[key] for row in record['priors'][name]):.0%}" for name in PRIORS)]
-        for key in record["priors"]["none"][0]
+        [key, *(f"{mean(row[key] for row in seeds[name]):.0%}" if seeds.get(name) else "" for name in PRIORS)]
+        for key in seeds["none"][0]
     ]
-    sys.stdout.write(outcome.table(["", *PRIORS], works + rows) + "\n")
+    return outcome.table(["", *PRIORS], works + rows)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 import json
 import shutil
+from types import SimpleNamespace
+from typing import Any
 
 from PIL import Image
 
 import limner
 from limner.errors import BadData
 from limner.events import Message, ProgressMade
-from limner.judging.judge import judge
+from limner.judging.judge import _training_images, judge
 from limner.judging.request import JudgeOptions
+from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir
 from messages import raises
 from small import Told
@@ -61,6 +64,20 @@ def test_what_is_not_measured_is_told(run, tmp_path):
     assert list(report.cells[1]) == ["step", "strength", "likeness", "score"]
     for words in ("the encoder has no text tower", "no prompt lacks the trigger", "there is one seed"):
         assert words in told.text
+
+
+def test_likeness_is_to_the_images_of_all_sets(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / name / f"{name}.png")
+        Image.new("L", (64, 64), 255).save(tmp_path / name / f"{name}-mask.png")
+    sets = [{"images": str(tmp_path / name), "trigger": name} for name in ("cats", "dogs")]
+    recipe = Recipe(base="glyph", data={"sets": sets, "masks": "sidecar"})
+    request: Any = SimpleNamespace(recipe=recipe, run=RunDir(tmp_path / "run"))
+    assert [path.name for path in _training_images(request)] == ["cats.png", "dogs.png"]
+    shutil.rmtree(tmp_path / "dogs")
+    with raises(BadData):
+        _training_images(request)
 
 
 def test_training_images_that_are_gone_are_told(run, tmp_path, clip):

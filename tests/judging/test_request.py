@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from limner.errors import BadUsage
-from limner.judging.request import JudgeOptions, has_trigger, listed, options_of, request_of, without_trigger
+from limner.judging.request import (
+    JudgeOptions,
+    has_trigger,
+    listed,
+    options_of,
+    request_of,
+    triggers_of,
+    without_trigger,
+)
 from limner.recipe import Data, Recipe, Sample
 from limner.recipe.toml import dump
 from limner.run_folder import RunDir
@@ -71,6 +79,14 @@ def test_the_trigger_is_taken_out_with_the_words_that_belong_to_it():
     assert [has_trigger(text, "zorb") for text in texts] == [True, True, True, True, False]
     assert has_trigger("소파 위의 zorb가", "zorb") and without_trigger("zorb가 잔다", "zorb") == "잔다"
     assert not has_trigger("x", "") and without_trigger("a, b", "") == "a, b"
+
+
+def test_each_set_has_its_trigger():
+    sets = [{"images": "cats", "trigger": "zorb"}, {"images": "dogs", "trigger": "zorb two"}, {"images": "x"}]
+    triggers = triggers_of(Recipe(base="glyph", data={"sets": sets}))
+    assert triggers == ("zorb two", "zorb")
+    assert without_trigger("zorb two and zorb, in red", *triggers) == "and, in red"
+    assert [has_trigger(text, *triggers) for text in ("a zorb", "a cat")] == [True, False]
 
 
 def test_steps_are_listed_for_people():

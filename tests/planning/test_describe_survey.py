@@ -34,6 +34,18 @@ def test_a_base_that_does_not_fit_says_what_it_needs_and_nothing_else():
     assert any("No open base trains here" in row for row in rows)
 
 
+def test_each_base_that_cannot_do_it_says_its_own_reason():
+    refused = [
+        BaseEstimate(base=registered_bases()[name], choice=None, total=None, missing_bytes=0, refusal=text)
+        for name, text in (("flux-dev", "No gamma."), ("sdxl", "No word."), ("chroma1-hd", "No gamma."))
+    ]
+    lines = [line for line in described(*refused) if line.startswith("Not for")]
+    assert lines == [
+        "Not for this recipe: flux-dev, chroma1-hd. No gamma.",
+        "Not for this recipe: sdxl. No word.",
+    ]
+
+
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -106,6 +106,8 @@ def whole(run):
             "size": [64, 48],
             "captions": ["a cat"],
             "thumb": thumb(),
+            "mask": thumb(),
+            "mask_share": 0.25,
         }
     ]
     images.append(
@@ -141,7 +143,7 @@ def test_a_whole_run_is_told_whole(whole):
         "sks cat on a boat",
         "step 20 best kept",
         "best 0.25 at step 20",
-        "4032×3024 → 64×48",
+        "4032×3024 → 64×48 · 25% of it learned",
         "held out",
     ):
         assert words in page.text
@@ -153,7 +155,7 @@ def test_a_whole_run_is_told_whole(whole):
         "0.5 s",
     ):
         assert words in page.text
-    assert page.tags.count("img") == 6 + 1
+    assert page.tags.count("img") == 6 + 2, "an image with its mask"
     assert page.text.count("Environment") == 1
 
 
@@ -234,6 +236,8 @@ def test_hostile_text_stays_text(whole):
         "size": [EVIL, EVIL],
         "captions": [EVIL],
         "thumb": EVIL,
+        "mask": EVIL,
+        "mask_share": EVIL,
     }
     put(whole, "data.json", json.dumps({"images": [entry], "rejected": [{"name": EVIL, "reason": EVIL}]}))
     put(whole, "plan.json", json.dumps({EVIL: {EVIL: EVIL}}))
@@ -280,7 +284,7 @@ def test_a_damaged_sample_is_named(whole):
     whole.sample_path(20, 1).write_bytes(b"\x89PNG torn")
     page = seen(whole)
     assert "step-000020/01.png cannot be read" in page.text
-    assert page.tags.count("img") == 6
+    assert page.tags.count("img") == 7
 
 
 def test_the_page_is_bounded_and_says_what_it_leaves_out(whole):

@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import os
 import shutil
@@ -10,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageStat
 from safetensors.torch import load_file, save_file
 
 from limner.assembly.resolve import cache_root, resolve
+from limner.data.folder import read_folder
+from limner.data.masks import OPACITY, TINT
 from limner.errors import BadCache, DiskFull, RunBusy, Stopped
 from limner.files import human
 from limner.graph import cache as graph_cache
@@ -22,7 +27,7 @@ from limner.recipe import toml
 from limner.run_folder import RunDir
 from limner.runs import cache, train
 from limner.training import cache as module
-from limner.training.cache import Store, all_rows, fill_cache
+from limner.training.cache import Store, all_rows, data_sheet, fill_cache
 from limner.training.encode import survey
 from limner.training.samples import prompts_of
 from messages import raises
@@ -60,6 +65,20 @@ def test_the_verb_says_what_it_computed_and_what_it_reused(recipe, tmp_path):
     assert index["addresses"] == sorted(path.stem for path in entries(recipe))
     assert [image["name"] for image in run.data()["images"]] == [f"{n}.png" for n in range(6)]
     assert all(image["thumb"] and image["size"] for image in run.data()["images"])
+    assert not any("mask" in image for image in run.data()["images"])
+
+
+def test_masks_are_shown_over_their_images(recipe, photos, tmp_path):
+    Image.new("L", (64, 64), 51).save(photos / "0-mask.png")
+    folder = read_folder(photos, masks="sidecar")
+    first, second = data_sheet(folder, [], [], [])["images"][:2]  # pyright: ignore
+    assert (first["mask_share"], "mask" in second) == (0.2, False)
+    pictures = [Image.open(io.BytesIO(base64.b64decode(first[name]))) for name in ("thumb", "mask")]
+    assert pictures[0].size == pictures[1].size
+    plain, over = (ImageStat.Stat(picture).mean for picture in pictures)
+    veil = 0.8 * OPACITY
+    expected = [plain[n] * (1 - veil) + TINT[n] * veil for n in range(3)]
+    assert over == pytest.approx(expected, abs=4)
 
 
 def test_an_image_left_out_is_in_the_data_sheet(recipe, photos, tmp_path):

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from limner.data.masks import tinted
 from limner.data.views import View, mask_pixels
 
-TINT = (214, 40, 90)
-"""Colour of what is not learned."""
-OPACITY = 0.65
 BORDER = 1 / 16
 """Of the sides: how wide the rim is that a subject seldom fills."""
 JPEG_QUALITY = 84
@@ -48,11 +46,8 @@ def mask_stats(view: View, thumb: Image.Image) -> MaskStats:
     rows, columns = max(1, int(height * BORDER)), max(1, int(width * BORDER))
     rim[rows : height - rows, columns : width - columns] = False
     middle = pixels[height // 3 : -(-2 * height // 3), width // 3 : -(-2 * width // 3)]
-    small = np.asarray(Image.fromarray(pixels).resize(thumb.size, Image.Resampling.BOX))
-    veil = Image.fromarray(((255 - small) * OPACITY).astype(np.uint8))
-    overlay = Image.composite(Image.new("RGB", thumb.size, TINT), thumb, veil)
     file = io.BytesIO()
-    overlay.save(file, "JPEG", quality=JPEG_QUALITY)
+    tinted(thumb, Image.fromarray(pixels)).save(file, "JPEG", quality=JPEG_QUALITY)
     return MaskStats(
         share=float(pixels.mean()) / 255,
         rim=float(pixels[rim].mean()) / 255,

@@ -18,6 +18,8 @@ from limner.files import real_path, sha256_file
 ALPHA, SIDECAR = "alpha", "sidecar"
 ENDINGS = tuple(f"{mark}{word}" for word in ("mask", "masklabel") for mark in "-_.")
 """What follows an image's name in that of its mask."""
+TINT, OPACITY = (214, 40, 90), 0.65
+"""What lies over that which is not learned, where people look at a mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,13 @@ def read_mask_image(path: Path) -> Image.Image:
     lightness, alpha = read_image(path).convert("L"), read_alpha(path)
     # read_image puts it on white paper, which is taken away again
     return lightness if alpha is None else ImageChops.subtract(lightness, ImageOps.invert(alpha))
+
+
+def tinted(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """An RGB image, tinted where its mask (mode L, of the same crop, at any scale) is black."""
+    small = mask.resize(image.size, Image.Resampling.BOX)
+    veil = small.point([int((255 - value) * OPACITY) for value in range(256)])
+    return Image.composite(Image.new("RGB", image.size, TINT), image, veil)
 
 
 @dataclass

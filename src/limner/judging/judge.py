@@ -116,18 +116,26 @@ def _record_of(run: RunDir) -> dict[str, Any]:
 
 
 def _training_images(request: JudgeRequest) -> list[Path]:
-    """At most 100 of them, evenly spread."""
-    folder = request.recipe.data.images
-    if not folder.is_dir():
-        raise BadData(
-            f"{folder}, the images that {request.run.path} was trained on, is gone, and likeness is measured "
-            f"to them. Put it back, or name it as data.images in {request.run.recipe_path}."
+    """At most 100 of them, evenly spread; of several sets, of all."""
+    entries, paths = request.recipe.data.folders, list[Path]()
+    for number, entry in enumerate(entries):
+        folder, key = (
+            entry.images,
+            f"data.sets[{number}].images" if request.recipe.data.sets else "data.images",
         )
-    data = request.recipe.data
-    content = read_folder(
-        folder, trigger=data.trigger, default_caption=data.default_caption, control=data.control
-    )
-    paths = [example.path for example in content.examples]
+        if folder is None or not folder.is_dir():
+            raise BadData(
+                f"{folder}, the images that {request.run.path} was trained on, is gone, and likeness is "
+                f"measured to them. Put it back, or name it as {key} in {request.run.recipe_path}."
+            )
+        content = read_folder(
+            folder,
+            trigger=entry.trigger,
+            default_caption=entry.default_caption,
+            control=entry.control,
+            masks=entry.masks,
+        )
+        paths += [example.path for example in content.examples]
     numbers = np.linspace(0, len(paths) - 1, min(len(paths), MOST_TRAINING_IMAGES)).round().astype(int)
     return [paths[number] for number in numbers]
 

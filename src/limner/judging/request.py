@@ -113,18 +113,18 @@ def request_of(target: Path, options: JudgeOptions) -> JudgeRequest:
         BadUsage: There is no run, no LoRA of a step, or no prompt.
     """
     run, recipe = lora_run(target)
-    trigger = recipe.data.trigger
+    triggers, trigger = triggers_of(recipe), recipe.data.trigger
     texts = list(options.prompts)
     by_noun = is_embedded(recipe.base, options.encoders) and recipe.concept_type == "style" and trigger
     if by_noun and not texts and options.prompt_file is None:
         texts = [f"[trigger] style {noun}" for noun in TEST_NOUNS[:EMBEDDED_PROMPTS]]
     subject = subject_of(run.path, texts, options.prompt_file)
     lines = [replace(line, seed=None) for line in subject.prompts]  # all prompts share the seeds
-    with_trigger = tuple(line for line in lines if has_trigger(line.prompt, trigger)) or tuple(lines)
+    with_trigger = tuple(line for line in lines if has_trigger(line.prompt, *triggers)) or tuple(lines)
     rest = [line for line in lines if line not in with_trigger]
     plain = [PromptLine(text) for text in options.leak_prompts]
-    if trigger and not plain:
-        shorter = [replace(line, prompt=without_trigger(line.prompt, trigger)) for line in with_trigger]
+    if triggers and not plain:
+        shorter = [replace(line, prompt=without_trigger(line.prompt, *triggers)) for line in with_trigger]
         plain = list(dict.fromkeys([*rest, *(line for line in shorter if line.prompt)]))
     numbers = [number for number, _ in run.step_loras()]
     if options.steps:
@@ -137,7 +137,7 @@ def request_of(target: Path, options: JudgeOptions) -> JudgeRequest:
         recipe=recipe,
         loras={number: run.step_lora_path(number) for number in sorted(numbers)},
         lines=with_trigger,
-        texts=tuple(without_trigger(line.prompt, trigger) for line in with_trigger),
+        texts=tuple(without_trigger(line.prompt, *triggers) for line in with_trigger),
         plain=tuple(plain),
         settings=Settings(
             steps=recipe.sample_steps,
@@ -175,21 +175,29 @@ def lora_run(target: Path) -> tuple[RunDir, Recipe]:
     return run, recipe
 
 
-def has_trigger(prompt: str, trigger: str) -> bool:
-    """Whether a prompt has the trigger in it, as whole words, in any case."""
-    return has_word(trigger, prompt)
+def triggers_of(recipe: Recipe) -> tuple[str, ...]:
+    """The triggers of a run, that of each of its data.sets; the longest first."""
+    triggers = dict.fromkeys(entry.trigger for entry in recipe.data.folders if entry.trigger)
+    return tuple(sorted(triggers, key=len, reverse=True))
 
 
-def without_trigger(prompt: str, trigger: str) -> str:
-    """A prompt with the trigger taken out, and "style" and "in" with it: "zorbix style cat" -> "cat"."""
-    if not trigger:
+def has_trigger(prompt: str, *triggers: str) -> bool:
+    """Whether a prompt has a trigger in it, as whole words, in any case."""
+    return any(has_word(trigger, prompt) for trigger in triggers)
+
+
+def without_trigger(prompt: str, *triggers: str) -> str:
+    """A prompt with the triggers taken out, and "style" and "in" with them: "zorbix style cat" -> "cat"."""
+    if not any(triggers):
         return prompt
-    spans = word_spans(trigger, prompt)
-    for number, (start, end) in enumerate(spans):
-        before = re.search(r"\bin\s+(?:the\s+)?$", prompt[:start], re.IGNORECASE)
-        after = re.match(r"\s+style\b", prompt[end:], re.IGNORECASE)
-        spans[number] = (before.start() if before else start, end + (after.end() if after else 0))
-    text = replaced(prompt, spans, " ")
+    text = prompt
+    for trigger in filter(None, triggers):
+        spans = word_spans(trigger, text)
+        for number, (start, end) in enumerate(spans):
+            before = re.search(r"\bin\s+(?:the\s+)?$", text[:start], re.IGNORECASE)
+            after = re.match(r"\s+style\b", text[end:], re.IGNORECASE)
+            spans[number] = (before.start() if before else start, end + (after.end() if after else 0))
+        text = replaced(text, spans, " ")
     parts = [" ".join(part.split()) for part in text.split(",")]
     return ", ".join(part for part in parts if part)
 

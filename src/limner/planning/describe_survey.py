@@ -79,10 +79,13 @@ def _row(row: BaseEstimate) -> tuple[str, ...]:
 
 
 def _refusals(result: Survey) -> Iterator[str]:
-    """What is not in the table, and why."""
-    refused = [row for row in result.estimates if row.refusal]
-    if refused:
-        yield f"Not for this recipe: {', '.join(row.base.name for row in refused)}. {refused[0].refusal}"
+    """What is not in the table, and why: bases of one reason in one line."""
+    reasons: dict[str, list[str]] = {}
+    for row in result.estimates:
+        if row.refusal:
+            reasons.setdefault(row.refusal, []).append(row.base.name)
+    for reason, names in reasons.items():
+        yield f"Not for this recipe: {', '.join(names)}. {reason}"
 
 
 def _gates(result: Survey) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL import Image, ImageStat
 from torch import Tensor
 
 from limner.assembly.datasets import cut_captions, set_names, shares_of, token_counter
@@ -20,6 +21,7 @@ from limner.assembly.resolve import Resolved, cache_root, resolve
 from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, Rejected
 from limner.data.images import read_image
+from limner.data.masks import tinted
 from limner.data.order import LOOK, SampledView
 from limner.data.views import View
 from limner.events import CacheFilled
@@ -342,7 +344,13 @@ def data_sheet(
 
 def _thumbnails(example: Example) -> dict[str, object]:
     controls = [_thumbnail(control.path) for control in example.controls]
-    return {"thumb": _thumbnail(example.path), "controls": controls}
+    image = _small(example.path)
+    sheet: dict[str, object] = {"thumb": _as_text(image), "controls": controls}
+    if example.mask is None:
+        return sheet
+    mask = example.mask.image()
+    share = ImageStat.Stat(mask).mean[0] / 255
+    return {**sheet, "mask": _as_text(tinted(image.convert("RGB"), mask)), "mask_share": round(share, 4)}
 
 
 def _pair(item: SamplePrompt) -> dict[str, object]:
@@ -354,8 +362,16 @@ def _pair(item: SamplePrompt) -> dict[str, object]:
 
 
 def _thumbnail(path: Path) -> str:
+    return _as_text(_small(path))
+
+
+def _small(path: Path) -> Image.Image:
     image = read_image(path, at_least=(THUMBNAIL, THUMBNAIL))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
+
+
+def _as_text(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)
     return base64.b64encode(file.getvalue()).decode()
