@@ -9,6 +9,7 @@ micro-batch sizes.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 
 from limner.assembly.resolve import cache_root, resolve
 from limner.graph.cache import Cache
+from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
@@ -117,18 +119,54 @@ def test_cached_training_is_the_same_training(tiny_base, photos, tmp_path, encod
     assert equal(mine, weights(run, 6))
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "prodigy", "schedulefree", "torch.optim.NAdam"])
+NEW_KEYS = {
+    "adamw": {
+        "train.loss": "huber",
+        "train.noise_range": (0.1, 0.9),
+        "train.schedule": "cosine_with_restarts",
+    },
+    "adafactor": {"train.loss": "l1", "train.time_density": "style", "train.schedule": "warmup_stable_decay"},
+    "prodigy": {
+        "train.learning_rate": 1.0,
+        "train.schedule": "polynomial",
+        "train.schedule_power": 2.0,
+        "prior.kind": "teacher",
+        "prior.class_word": "cat",
+    },
+    "schedulefree": {
+        "data.caption_dropout": 0.0,
+        "prior.kind": "blank",
+        "prior.batch": 2,
+    },
+    "torch.optim.NAdam": {
+        "train.schedule": "linear",
+        "lora.targets": ["attention", "!single_transformer_blocks.*"],
+        "lora.ranks": {"attn.to_q": 2},
+        "lora.rates": {"attn.to_v": 0.5},
+    },
+}
+"""Optimizer -> keys that it is tried with, so that each is resumed once."""
+
+
+def two_sets(photos: Path, root: Path) -> dict[str, object]:
+    """The photos as two data.sets, each with its trigger; one is drawn more often and counts less."""
+    for path in sorted(photos.iterdir()):
+        folder = root / ("one" if int(path.stem) % 2 else "other")
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
+    one = {"images": str(root / "one"), "trigger": "zorb", "default_caption": "a cat", "repeats": 2}
+    other = {"images": str(root / "other"), "trigger": "quov", "default_caption": "a cat", "weight": 0.5}
+    return {"flip": True, "caption_dropout": 0.3, "sets": (one, other)}
+
+
+@pytest.mark.parametrize("name", NEW_KEYS)
 def test_a_resumed_run_is_the_whole_run(tiny_base, photos, tmp_path, name):
-    more = {"optimizer": name, "ema": 0.0 if name == "schedulefree" else 0.9}
-    more |= {"schedule": "constant"} if name == "schedulefree" else {}
-    more |= {"adamw": {"loss": "huber", "noise_range": (0.1, 0.9), "schedule": "cosine_with_restarts"}}.get(
-        name, {}
-    )
-    more |= {"adafactor": {"loss": "l1", "time_density": "style", "schedule": "warmup_stable_decay"}}.get(
-        name, {}
-    )
-    more |= {"learning_rate": 1.0} if name == "prodigy" else {}
-    wish = recipe(tiny_base, photos, **more)
+    averaging = {"schedule": "constant", "ema": 0.0} if name == "schedulefree" else {"ema": 0.9}
+    wish = recipe(tiny_base, photos, optimizer=name, **averaging)
+    if name == "torch.optim.NAdam":
+        data = type(wish.data)(**two_sets(photos, tmp_path))  # pyright: ignore
+        wish = wish.model_copy(update={"data": data})
+    wish = toml.change(wish, NEW_KEYS[name])
     train(wish, tmp_path / "whole", Reporter())
     half = tmp_path / "half"
     train(wish, half, Reporter())
