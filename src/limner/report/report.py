@@ -312,13 +312,13 @@ def _card(entry: Mapping[str, Any]) -> Html:
     if entry.get("held_out") is True:
         facts += " · held out"
     name, share = str(entry.get("name", "")), entry.get("mask_share")
-    pictures = image(thumbnail(entry.get("thumb"), SIDE), name)
+    images = image(thumbnail(entry.get("thumb"), SIDE), name)
     if entry.get("mask"):
-        pictures += image(thumbnail(entry.get("mask"), SIDE), f"{name}, tinted where its mask is black")
+        images += image(thumbnail(entry.get("mask"), SIDE), f"{name}, tinted where its mask is black")
         facts += f" · {share:.0%} of it learned" if isinstance(share, int | float) else ""
     lines = "".join(f"<span>{escape(caption[:CAPTION])}</span>" for caption in texts[:4])
     return (
-        f"<figure>{pictures}<figcaption><b>{escape(name)}</b>"
+        f"<figure>{images}<figcaption><b>{escape(name)}</b>"
         f"<small>{escape(facts)}</small>{lines}</figcaption></figure>"
     )
 
