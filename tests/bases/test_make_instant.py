@@ -117,6 +117,22 @@ def test_what_is_written_says_how_it_was_made(parts, tmp_path):
     assert record["rows"] == [{"step": 7}] and record["config"]["seed"] == 0
 
 
+def test_a_run_goes_on_from_a_predictor_whose_checkpoint_is_gone(parts, batches, tmp_path, looked_at):
+    looked_at(40)
+    before = training(parts, tmp_path / "before")
+    before.step, before.seconds, before.rows = 700, 0.0, [{"step": 700}]
+    make_instant._write(before)
+    run = Training.start(tmp_path / "before", CONFIG, tmp_path / "after")
+    assert (run.step, run.first_step, run.rows) == (700, 700, [{"step": 700}])
+    for first, second in zip(before.parameters, run.parameters, strict=True):
+        assert second.requires_grad and torch.equal(first.bfloat16().float(), second)
+    rates = []
+    run.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    train(run, parts, batches, lambda state: {"loss of": state.step})
+    assert rates[0] == pytest.approx(CONFIG.rate / 100) and rates[1] == pytest.approx(CONFIG.rate / 50)
+    assert run.rows[0] == {"step": 700} and run.rows[1]["step"] > 700
+
+
 def test_it_is_installed_where_the_package_looks(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "EMBEDDED", tmp_path / "bases")
     (tmp_path / "bases" / "glyph").mkdir(parents=True)

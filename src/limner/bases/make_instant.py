@@ -46,6 +46,8 @@ ENDINGS = (
     *("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear", "x_embedder"),
 )
 """Every linear layer of the transformer's blocks, their modulations, and both ends."""
+RECORD = "training.json"
+"""Name of the curve's file, beside the predictor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,17 @@ class Training:
             group["initial_lr"] = config.rate
         self.average = Average(self.parameters, config.decay)
         self.step, self.seconds, self.rows = 0, 0.0, list[dict[str, Any]]()
+        self.first_step = 0
+        """Of what the optimizer has seen: the rate rises over the hundred steps after it."""
+
+    @classmethod
+    def start(cls, before: Path, config: InstantConfig, folder: Path) -> "Training":
+        """Go on from the predictor and the record in the folder ``before``; the optimizer begins anew."""
+        training = cls(Predictor.load(before).train().requires_grad_(), config, folder)
+        record = json.loads((before / RECORD).read_text(encoding="utf-8"))
+        training.step, training.seconds, training.rows = record["steps"], record["seconds"], record["rows"]
+        training.first_step = training.step
+        return training
 
     @property
     def path(self) -> Path:
@@ -158,7 +171,7 @@ def train(
     loop = Fit(
         parameters=training.parameters,
         optimizer=training.optimizer,
-        rate=lambda step: min(1.0, (step + 1) / 100) * rate_at(clock.share(), config),
+        rate=lambda step: min(1.0, (step + 1 - training.first_step) / 100) * rate_at(clock.share(), config),
         clip=1.0,
         average=training.average,
     )
@@ -225,17 +238,26 @@ def main() -> None:
     parser.add_argument("--static-minutes", type=float, default=2.0)
     parser.add_argument("--repeats", type=int, default=2, help="steps that a batch serves")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shift", type=float, default=4.0, help="of the times of the noise")
+    parser.add_argument("--start", type=Path, help="the folder of a predictor to go on from")
     parser.add_argument("--install", action="store_true", help="replace the predictor inside the package")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     config = InstantConfig(
-        minutes=args.minutes, static_minutes=args.static_minutes, repeats=args.repeats, seed=args.seed
+        minutes=args.minutes,
+        static_minutes=args.static_minutes,
+        repeats=args.repeats,
+        shift=args.shift,
+        seed=args.seed,
     )
     models, targets = frozen_parts(args.base, ENDINGS)
     facts = json.loads((args.base / "limner.json").read_text(encoding="utf-8"))
     art = read_art(args.art)
     drawings = Drawings(art, facts["concepts"], facts["resolution"])
-    training = Training(Predictor(PredictorConfig(base=facts["name"], targets=targets)), config, args.out)
+    if args.start:
+        training = Training.start(args.start, config, args.out)
+    else:
+        training = Training(Predictor(PredictorConfig(base=facts["name"], targets=targets)), config, args.out)
     training.resume()
     batches = Batches(drawings, models, styles=config.styles, targets=config.targets, seed=config.seed)
     styles = instant_exam.exam(art, drawings, models, new=6, kinds=1)
@@ -259,7 +281,7 @@ def install(out: Path) -> Path:
     """Put a trained predictor and its record where the package looks for them; the model card stays."""
     folder = embedded_bases()["glyph"].with_name("glyph-instant")
     folder.mkdir(exist_ok=True)
-    for name in (FILE, "training.json"):
+    for name in (FILE, RECORD):
         shutil.copy2(out / name, folder / name)
     return folder
 
@@ -267,7 +289,7 @@ def install(out: Path) -> Path:
 def _write(training: Training) -> None:
     record = {"steps": training.step, "seconds": training.seconds, "config": vars(training.config)}
     training.predictor.save(training.folder / FILE, record)
-    write_json(training.folder / "training.json", {**record, "rows": training.rows})
+    write_json(training.folder / RECORD, {**record, "rows": training.rows})
 
 
 if __name__ == "__main__":
