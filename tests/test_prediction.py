@@ -15,15 +15,19 @@ from limner.data.images import read_image
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.hyper.predictor import Predictor, PredictorConfig
 from limner.hyper.published import STACKS, PublishedPredictor
+from limner.hyper.states import SIDES, states_of
 from limner.hyper.targets import linear_layers, targets_of
-from limner.hyper.vision import embed, load_encoder
+from limner.hyper.vision import ImageSet, embed, load_encoder
 from limner.lora import file
 from limner.lora.location import locate_base
-from limner.prediction import InstantOptions, grouped, instant
+from limner.models.bundled import known
+from limner.models.qwen_image_edit.vision import patches
+from limner.prediction import PUBLISHED_ENCODERS, InstantOptions, grouped, instant
 from limner.runs import train
 from messages import raises
 from small import Told, wish
-from tiny import save_z_image
+from tiny import save_qwen_image, save_z_image
+from tiny_edit import VISION
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +204,15 @@ def published(folder: Path) -> tuple[Path, Path]:
                     tensors[f"{stem}.proj_out.weight"] = torch.randn(2 * size, 4, generator=draw) / 9
     path = folder / "z-i2l.safetensors"
     save_file(tensors, path)
+    save_encoders(folder)
+    return base, path
+
+
+def save_encoders(folder: Path) -> None:
+    """The two of the published predictors, tiny: 16 and 16 numbers."""
     tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
     SiglipVisionModel(SiglipVisionConfig(**tiny, intermediate_size=16)).save_pretrained(folder / "siglip2")
     DINOv3ViTModel(DINOv3ViTConfig(**tiny, intermediate_size=16)).save_pretrained(folder / "dinov3")
-    return base, path
 
 
 def test_a_published_predictor_is_run_with_its_encoders(pictures, tmp_path):
@@ -229,6 +238,82 @@ def test_a_published_predictor_is_run_with_its_encoders(pictures, tmp_path):
         made(paths, base, tmp_path / "b.safetensors", path)
     with raises(BadBase):
         made(paths, "glyph", tmp_path / "b.safetensors", path)
+
+
+def coarse_and_fine(folder: Path) -> Path:
+    """A tiny Qwen-Image, and beside it a Coarse and a Fine expert with their encoders and a bias."""
+    base = save_qwen_image(folder / "qwen", vision=VISION)
+    source = locate_base(str(base))
+    layers, draw = linear_layers(source, family_at(source)), torch.Generator().manual_seed(0)
+    (stack,) = STACKS["qwen-image"]
+    depth = len({name.split(".")[1] for name in layers if name.startswith(f"{stack.prefix}.")})
+    picture = Image.new("RGB", (30, 30))
+    for expert, middle in (("coarse", 8), ("fine", 2)):
+        (states,) = states_of([picture], source, family_at(source), expert, print)
+        tensors = {}
+        for number in range(depth * len(stack.groups)):
+            stem = f"blocks.{number}"
+            for position, layer in enumerate(stack.groups[number // depth]):
+                target = layers[f"{stack.prefix}.{number % depth}.{layer}"]
+                for side, size in (("a", target.inputs), ("b", target.outputs)):
+                    name = f"{stem}.layers.{position}.proj_{side}"
+                    tensors[f"{name}.proj_in.weight"] = torch.randn(4, 32, generator=draw)
+                    tensors[f"{name}.proj_out.weight"] = torch.randn(2 * size, 4, generator=draw) / 9
+            tensors[f"{stem}.proj_residual.proj_in.weight"] = torch.randn(middle, 16, generator=draw)
+            length = len(states) * middle
+            tensors[f"{stem}.proj_residual.proj_out.weight"] = torch.randn(4, length, generator=draw) / 9
+        save_file(tensors, folder / f"{expert}.safetensors")
+    save_encoders(folder)
+    return base
+
+
+def test_coarse_and_fine_read_the_states_of_the_text_encoder_too(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("limner.hyper.states.SIDES", {"coarse": 32, "fine": 96})
+    base = coarse_and_fine(tmp_path)
+    paths = sorted(pictures.iterdir())[:2]
+    report = made(
+        paths, base, tmp_path / "a.safetensors", tmp_path, experts="coarse,fine", encoders=str(tmp_path)
+    )
+    assert report.rank == 2 * 2 * 2  # of two pictures by two experts
+    source = locate_base(str(base))
+    family, layers = family_at(source), linear_layers(source, family_at(source))
+    images = [read_image(path) for path in paths]
+    vectors = [*ImageSet(paths, str(tmp_path)).vectors(PUBLISHED_ENCODERS).values()]
+    wanted = dict.fromkeys(layers, 0)
+    for expert in ("coarse", "fine"):
+        predictor = PublishedPredictor(tmp_path / f"{expert}.safetensors", layers)
+        states = states_of(images, source, family, expert, print)
+        assert len(states[0]) == predictor.layout.tokens and not torch.equal(*states)
+        for row, state in zip(torch.cat(vectors, 1), states, strict=True):
+            for layer, (down, up) in predictor.predict(row, state).items():
+                wanted[layer] = wanted[layer] + (up @ down).double() / 2
+    adapter = file.read(tmp_path / "a.safetensors").components["transformer"]
+    assert len(adapter) == report.layers == 2 * 12
+    for layer, factors in adapter.items():
+        assert torch.allclose(factors.dense(), wanted[layer], atol=1e-4), layer
+
+
+def test_the_states_are_as_many_as_the_published_experts_read():
+    """64 and 1,369 tokens of the picture, of 14 pixels and two patches a side; 7 of text behind them."""
+    for expert, tokens in (("coarse", 71), ("fine", 1376)):
+        image = torch.zeros(1, 3, SIDES[expert], SIDES[expert], dtype=torch.uint8)
+        _, (rows, columns) = patches(image, patch=14, merge=2, frames=2)
+        assert rows * columns // 4 + 7 == tokens
+
+
+def test_states_want_the_weights_of_the_text_encoder_alone(tmp_path):
+    base = save_qwen_image(tmp_path / "qwen", vision=VISION)
+    source, image = locate_base(str(base)), Image.new("RGB", (30, 30))
+    for path in (base / "transformer").glob("*.safetensors"):
+        path.unlink()
+    assert states_of([image], source, family_at(source), "coarse", print)
+    for path in (base / "text_encoder").glob("*.safetensors"):
+        path.unlink()
+    with raises(BadBase):
+        states_of([image], source, family_at(source), "coarse", print)
+    shipped = known("qwen-image")
+    with raises(BadBase):
+        states_of([image], shipped, family_at(shipped), "coarse", print)
 
 
 def test_the_weights_of_the_base_are_not_needed(predictor, pictures, tiny_base, tmp_path):

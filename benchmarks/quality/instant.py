@@ -40,6 +40,8 @@ RATES = (1e-3, 3e-4)
 """Of the LoRAs; the better one at each step counts."""
 JUDGED_RATE = 1e-3
 """Of the LoRAs whose images are judged."""
+IMAGES = 20
+"""Of a style that are judged."""
 START_STEPS = 50
 START_RATE = 5e-4
 """Of a training that a prediction starts."""
@@ -57,7 +59,8 @@ class Bench:
         drawings = Drawings(art, facts["concepts"], facts["resolution"])
         self.styles = exam(art, drawings, self.models, new=args.new, kinds=args.kinds)
         self.judge = Judge.load()
-        self.nouns = [noun for noun in TEST_NOUNS if noun in self.judge.concept_names]
+        nouns = [noun for noun in TEST_NOUNS if noun in self.judge.concept_names]
+        self.nouns = (nouns * 2)[:IMAGES]  # a noun that comes twice has other noise
         self.work = args.work
 
     def losses(self, pairs: Mapping[str, Pairs | None]) -> dict[str, float]:
@@ -336,7 +339,7 @@ def main() -> None:
     parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
     parser.add_argument("--stage", choices=("loras", "predictor"), required=True)
     parser.add_argument("--base", type=Path, default=embedded_bases()["glyph"])
-    parser.add_argument("--predictor", type=Path, default=embedded_bases()["glyph"].parent / "glyph_instant")
+    parser.add_argument("--predictor", type=Path, default=embedded_bases()["glyph"].parent / "glyph-instant")
     parser.add_argument("--new", type=int, default=8, help="styles of kinds that training has")
     parser.add_argument("--kinds", type=int, default=2, help="styles of each kind that it has not")
     parser.add_argument("--steps", type=int, default=300)

@@ -19,7 +19,8 @@ from limner.hyper.merge import cut, join
 from limner.hyper.predictor import FILE, PIXELS, Predictor, is_predictor, mean_cosine
 from limner.hyper.published import PublishedPredictor, is_published
 from limner.hyper.targets import Target, fingerprint, linear_layers
-from limner.hyper.vision import vectors
+from limner.hyper.vision import ImageSet
+from limner.imports import imported
 from limner.lora import file
 from limner.lora.adapters import to_lora
 from limner.lora.factors import Factors
@@ -121,7 +122,7 @@ def instant(
     start = time.monotonic()
     source = described(base, folders=embedded_bases(), tell=reporter.line)  # its weights are not needed
     family = family_at(source)
-    prediction = predict_experts(paths, source, family, options, reporter)
+    prediction = predict_experts(ImageSet(paths, options.encoders), source, family, options, reporter)
     adapter, energy = dict(prediction.adapter), 1.0
     if options.rank is not None:
         adapter, energy = cut(adapter, options.rank)
@@ -182,23 +183,15 @@ def image_paths(photos: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def predict(  # noqa: PLR0913  what is read, for what, by what
-    paths: Sequence[Path],
-    source: Source,
-    family: Family,
-    name: str,
-    reporter: Reporter,
-    encoders: str = "",
-) -> Prediction:
+def predict(image_set: ImageSet, source: Source, family: Family, name: str, reporter: Reporter) -> Prediction:
     """Read pictures and make a LoRA of them.
 
     Args:
-        paths: The pictures.
+        image_set: The pictures.
         source: The base.
         family: Its family.
         name: The predictor; "" for the base's own.
         reporter: Is told what is done, before it is.
-        encoders: See :class:`InstantOptions`.
 
     Raises:
         LimnerError: See :func:`instant`.
@@ -207,24 +200,23 @@ def predict(  # noqa: PLR0913  what is read, for what, by what
     title = without_path(name) or f"{source.name}-instant"
     layers = linear_layers(source, family)
     if path.is_file() and is_published(path):
-        published = PublishedPredictor(path, layers)
-        return _of_published(published, title, paths, encoders, reporter)
+        return _of_published(PublishedPredictor(path, layers), title, image_set, source, family, reporter)
     predictor = Predictor.load(path)
     require_base(predictor, title, source, layers)
-    _announce(predictor, title, len(paths), reporter)
+    count, side = len(image_set.paths), predictor.config.side
+    _announce(predictor, title, count, reporter)
     frozen = [look for look in predictor.config.names if look != PIXELS]
-    side = predictor.config.side
-    images = [read_image(path, None if frozen else (side, side)) for path in paths]
-    looks = vectors(frozen, images, encoders)
+    images = image_set.whole if frozen else [read_image(path, (side, side)) for path in image_set.paths]
+    looks = image_set.vectors(frozen)
     sample = slice(8 * GROUP)
     similarity = predictor.similarity(images[sample], {name: look[sample] for name, look in looks.items()})
     _tell_difference(similarity, reporter)
-    groups = grouped(range(len(images)))
+    groups = grouped(range(count))
     parts = [
         predictor.predict([images[n] for n in group], {name: look[[*group]] for name, look in looks.items()})
         for group in groups
     ]
-    adapter = join(parts, [len(group) / len(images) for group in groups])
+    adapter = join(parts, [len(group) / count for group in groups])
     strength = predictor.config.strength
     factors = {layer: Factors(pair.down, pair.up * strength) for layer, pair in adapter.items()}
     hints = SamplingHints(lora_on="positive", guidance=predictor.config.guidance)
@@ -232,47 +224,50 @@ def predict(  # noqa: PLR0913  what is read, for what, by what
     return Prediction(factors, hints, title, sha256_file(weights_path), similarity)
 
 
-def _of_published(
+def _of_published(  # noqa: PLR0913  what is read, for what, by what
     predictor: PublishedPredictor,
     title: str,
-    paths: Sequence[Path],
-    encoders: str,
+    image_set: ImageSet,
+    source: Source,
+    family: Family,
     reporter: Reporter,
 ) -> Prediction:
     """One LoRA of each picture, joined with equal shares, as its authors do."""
-    layout = predictor.layout
-    if layout.tokens:
-        raise BadUsage(
-            f"{title} is the {layout.expert} expert, which reads {layout.tokens} states of Qwen2.5-VL beside "
-            "the image encoders; Limner does not compute those. Use the style expert."
-        )
+    layout, count = predictor.layout, len(image_set.paths)
     size = predictor.path.stat().st_size
+    encoders = [*PUBLISHED_ENCODERS, *([f"{source.name}'s text encoder"] if layout.tokens else [])]
     reporter.line(
         f"{title}: {layout.family}, {layout.expert}; {human(size)}, read in {len(layout.heads)} parts, for "
-        f"each of {counted(len(paths), 'picture')}; encoders {' and '.join(PUBLISHED_ENCODERS)} in turn."
+        f"each of {counted(count, 'picture')}; encoders {', '.join(encoders)} in turn."
     )
-    images = [read_image(path) for path in paths]
-    parts = vectors(PUBLISHED_ENCODERS, images, encoders)
-    embeddings = torch.cat([*parts.values()], 1)
+    states = [None] * count
+    if layout.tokens:
+        states = imported("limner.hyper.states:states_of")(
+            image_set.whole, source, family, layout.expert, reporter.line
+        )
+    embeddings = torch.cat([*image_set.vectors(PUBLISHED_ENCODERS).values()], 1)
     similarity = mean_cosine(embeddings)
     _tell_difference(similarity, reporter)
-    with reporter.progress("Predicting", len(paths) * len(layout.heads)) as bar:
-        pairs = [predictor.predict(embedding, advance=bar.advance) for embedding in embeddings]
-    adapter = join(pairs, [1 / len(pairs)] * len(pairs))
+    with reporter.progress("Predicting", count * len(layout.heads)) as bar:
+        pairs = [
+            predictor.predict(embedding, state, bar.advance)
+            for embedding, state in zip(embeddings, states, strict=True)
+        ]
+    adapter = join(pairs, [1 / count] * count)
     guidance = layout.positive_guidance
     hints = SamplingHints(lora_on="positive", guidance=guidance) if guidance else SamplingHints()
     return Prediction(adapter, hints, title, content(predictor.path), similarity)
 
 
 def predict_experts(
-    paths: Sequence[Path], source: Source, family: Family, options: InstantOptions, reporter: Reporter
+    image_set: ImageSet, source: Source, family: Family, options: InstantOptions, reporter: Reporter
 ) -> Prediction:
     """What several experts make of the same pictures, added up: their ranks stand side by side.
 
     Guidance and its branch are those that the first of them asks for.
 
     Args:
-        paths: The pictures.
+        image_set: The pictures.
         source: The base.
         family: Its family.
         options: Whose ``predictor`` is a folder where ``experts`` names files in it; else one predictor.
@@ -283,7 +278,7 @@ def predict_experts(
         LimnerError: See :func:`instant`.
     """
     if not options.experts:
-        return predict(paths, source, family, options.predictor, reporter, options.encoders)
+        return predict(image_set, source, family, options.predictor, reporter)
     folder = predictor_path(options.predictor, source.name)
     names = [name.strip() for name in options.experts.split(",")]
     files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
@@ -293,7 +288,7 @@ def predict_experts(
             f"--experts is {options.experts!r}; {odd[0]!r} is not one file of {without_path(str(folder))}. "
             f"Name files of the folder that --predictor says, each once; it has {', '.join(files) or 'none'}."
         )
-    parts = [_expert(files[name], paths, source, family, options.encoders, reporter) for name in names]
+    parts = [_expert(files[name], image_set, source, family, reporter) for name in names]
     pairs = [{layer: (f.down, f.up) for layer, f in part.adapter.items()} for part in parts]
     return Prediction(
         join(pairs, [1.0] * len(pairs)),
@@ -304,12 +299,12 @@ def predict_experts(
     )
 
 
-def _expert(  # noqa: PLR0913  what is read, for what, by what
-    path: Path, images: Sequence[Path], source: Source, family: Family, encoders: str, reporter: Reporter
+def _expert(
+    path: Path, image_set: ImageSet, source: Source, family: Family, reporter: Reporter
 ) -> Prediction:
     """What one expert makes of the pictures; a LoRA is what it is, whatever they show."""
     if is_published(path) or is_predictor(path):
-        return predict(images, source, family, str(path), reporter, encoders)
+        return predict(image_set, source, family, str(path), reporter)
     adapter = file.read(path, family.name).components
     layers = linear_layers(source, family)
     if further := sorted(set(adapter) - {family.denoiser}):

@@ -128,8 +128,8 @@ def _without_end(reporter: Reporter) -> Reporter:
 def _predict(
     paths: Sequence[Path], source: Source, family: Family, predictor: str, reporter: Reporter
 ) -> PredictedLora:
-    predict = imported("limner.prediction:predict")  # few trainings start from one
-    return predict(paths, source, family, predictor, reporter)
+    references = imported("limner.hyper.vision:ImageSet")(paths)  # few trainings start from a prediction
+    return imported("limner.prediction:predict")(references, source, family, predictor, reporter)
 
 
 def cache(recipe: Recipe, out: Path, reporter: Reporter) -> CacheFilled:

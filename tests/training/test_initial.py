@@ -11,8 +11,7 @@ from limner.lora import file
 from limner.lora.adapters import Loha, to_lora
 from limner.lora.factors import Factors
 from limner.lora.tools import tool_named
-from limner.prediction import predict
-from limner.runs import train
+from limner.runs import _predict, train
 from limner.training.initial import initial_lora
 from limner.training.model import plain
 from messages import raises
@@ -120,7 +119,7 @@ def test_rows_of_zeros_learn_and_other_kinds_are_made_lora(tiny_base, photos, tm
 
 def asked(base: Path, photos: Path, init: str, **sections) -> object:
     resolved = resolve(wish(base, photos, **{"train": {"init": init}, **sections}))
-    return initial_lora(resolved, assemble(resolved.spec, plain(resolved), META), Told(), predict)
+    return initial_lora(resolved, assemble(resolved.spec, plain(resolved), META), Told(), _predict)
 
 
 def test_what_does_not_fit_is_told_before_anything_is_computed(tiny_base, photos, tmp_path, shapes):

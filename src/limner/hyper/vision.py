@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from limner.data.images import read_image
 from limner.errors import BadBase, first_line
 from limner.models.loading import LOAD_ERRORS, hush
 
@@ -141,23 +143,41 @@ def fingerprint(name: str, folder: str = "") -> str:
     return state.hexdigest()
 
 
-def vectors(names: Sequence[str], images: Sequence[Image.Image], folder: str = "") -> dict[str, Tensor]:
-    """Encoder -> what it sees of pictures, (k, width) in float32. One after the other is in memory.
+class ImageSet:
+    """Pictures in one pass, and what frozen encoders see of them: each looks at them once.
 
     Args:
-        names: Of :data:`ENCODERS`.
-        images: RGB, of any sizes.
-        folder: With a subfolder for each; "" for the hub's cache.
-
-    Raises:
-        BadBase: One is not on this disk, or damaged.
+        paths: Of the pictures.
+        folder: With a subfolder for each encoder; "" for the hub's cache.
     """
-    parts = {}
-    for name in names:
-        model = load_encoder(name, str(Path(folder) / name) if folder else "")
-        parts[name] = torch.stack([embed(name, model, image) for image in images])
-        del model
-    return parts
+
+    def __init__(self, paths: Sequence[Path], folder: str = "") -> None:
+        """See the class."""
+        self.paths, self.folder = paths, folder
+        self._vectors: dict[str, Tensor] = {}
+
+    @cached_property
+    def whole(self) -> list[Image.Image]:
+        """All of them, RGB, in their own sizes."""
+        return [read_image(path) for path in self.paths]
+
+    def vectors(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Encoder -> what it sees, (k, width) in float32. One after the other is in memory.
+
+        On the CPU its weights are pages of their files, which the system takes back where memory is short.
+
+        Args:
+            names: Of :data:`ENCODERS`.
+
+        Raises:
+            BadBase: One is not on this disk, or damaged.
+        """
+        for name in names:
+            if name not in self._vectors:
+                model = load_encoder(name, str(Path(self.folder) / name) if self.folder else "")
+                self._vectors[name] = torch.stack([embed(name, model, image) for image in self.whole])
+                del model
+        return {name: self._vectors[name] for name in names}
 
 
 @torch.no_grad()
