@@ -15,13 +15,11 @@ from limner.data.images import read_image
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.hyper.predictor import Predictor, PredictorConfig
 from limner.hyper.published import STACKS, PublishedPredictor
-from limner.hyper.states import SIDES, states_of
+from limner.hyper.states import states_of
 from limner.hyper.targets import linear_layers, targets_of
-from limner.hyper.vision import ImageSet, embed, load_encoder
+from limner.hyper.vision import ReferenceImages, embed, load_encoder
 from limner.lora import file
 from limner.lora.location import locate_base
-from limner.models.bundled import known
-from limner.models.qwen_image_edit.vision import patches
 from limner.prediction import PUBLISHED_ENCODERS, InstantOptions, grouped, instant
 from limner.runs import train
 from messages import raises
@@ -278,7 +276,7 @@ def test_coarse_and_fine_read_the_states_of_the_text_encoder_too(pictures, tmp_p
     source = locate_base(str(base))
     family, layers = family_at(source), linear_layers(source, family_at(source))
     images = [read_image(path) for path in paths]
-    vectors = [*ImageSet(paths, str(tmp_path)).vectors(PUBLISHED_ENCODERS).values()]
+    vectors = [*ReferenceImages(paths, str(tmp_path)).vectors(PUBLISHED_ENCODERS).values()]
     wanted = dict.fromkeys(layers, 0)
     for expert in ("coarse", "fine"):
         predictor = PublishedPredictor(tmp_path / f"{expert}.safetensors", layers)
@@ -291,29 +289,6 @@ def test_coarse_and_fine_read_the_states_of_the_text_encoder_too(pictures, tmp_p
     assert len(adapter) == report.layers == 2 * 12
     for layer, factors in adapter.items():
         assert torch.allclose(factors.dense(), wanted[layer], atol=1e-4), layer
-
-
-def test_the_states_are_as_many_as_the_published_experts_read():
-    """64 and 1,369 tokens of the picture, of 14 pixels and two patches a side; 7 of text behind them."""
-    for expert, tokens in (("coarse", 71), ("fine", 1376)):
-        image = torch.zeros(1, 3, SIDES[expert], SIDES[expert], dtype=torch.uint8)
-        _, (rows, columns) = patches(image, patch=14, merge=2, frames=2)
-        assert rows * columns // 4 + 7 == tokens
-
-
-def test_states_want_the_weights_of_the_text_encoder_alone(tmp_path):
-    base = save_qwen_image(tmp_path / "qwen", vision=VISION)
-    source, image = locate_base(str(base)), Image.new("RGB", (30, 30))
-    for path in (base / "transformer").glob("*.safetensors"):
-        path.unlink()
-    assert states_of([image], source, family_at(source), "coarse", print)
-    for path in (base / "text_encoder").glob("*.safetensors"):
-        path.unlink()
-    with raises(BadBase):
-        states_of([image], source, family_at(source), "coarse", print)
-    shipped = known("qwen-image")
-    with raises(BadBase):
-        states_of([image], shipped, family_at(shipped), "coarse", print)
 
 
 def test_the_weights_of_the_base_are_not_needed(predictor, pictures, tiny_base, tmp_path):

@@ -76,7 +76,7 @@ def encoder_figures(name: str, folder: Path) -> dict[str, Any]:
     layout = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     size = write_zeros(folder / name / "model.safetensors", layout)
     Image.new("RGB", (512, 512), "navy").save(folder / "picture.png")
-    images = vision.ImageSet([folder / "picture.png"], str(folder))
+    images = vision.ReferenceImages([folder / "picture.png"], str(folder))
     with watched() as figures:
         vector = images.vectors([name])[name]
     return {"file_bytes": size, "numbers": vector.shape[1]} | figures

@@ -19,7 +19,7 @@ from limner.hyper.merge import cut, join
 from limner.hyper.predictor import FILE, PIXELS, Predictor, is_predictor, mean_cosine
 from limner.hyper.published import PublishedPredictor, is_published
 from limner.hyper.targets import Target, fingerprint, linear_layers
-from limner.hyper.vision import ImageSet
+from limner.hyper.vision import ReferenceImages
 from limner.imports import imported
 from limner.lora import file
 from limner.lora.adapters import to_lora
@@ -122,7 +122,7 @@ def instant(
     start = time.monotonic()
     source = described(base, folders=embedded_bases(), tell=reporter.line)  # its weights are not needed
     family = family_at(source)
-    prediction = predict_experts(ImageSet(paths, options.encoders), source, family, options, reporter)
+    prediction = predict_experts(ReferenceImages(paths, options.encoders), source, family, options, reporter)
     adapter, energy = dict(prediction.adapter), 1.0
     if options.rank is not None:
         adapter, energy = cut(adapter, options.rank)
@@ -183,11 +183,13 @@ def image_paths(photos: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def predict(image_set: ImageSet, source: Source, family: Family, name: str, reporter: Reporter) -> Prediction:
+def predict(
+    references: ReferenceImages, source: Source, family: Family, name: str, reporter: Reporter
+) -> Prediction:
     """Read pictures and make a LoRA of them.
 
     Args:
-        image_set: The pictures.
+        references: The pictures.
         source: The base.
         family: Its family.
         name: The predictor; "" for the base's own.
@@ -200,14 +202,14 @@ def predict(image_set: ImageSet, source: Source, family: Family, name: str, repo
     title = without_path(name) or f"{source.name}-instant"
     layers = linear_layers(source, family)
     if path.is_file() and is_published(path):
-        return _of_published(PublishedPredictor(path, layers), title, image_set, source, family, reporter)
+        return _of_published(PublishedPredictor(path, layers), title, references, source, family, reporter)
     predictor = Predictor.load(path)
     require_base(predictor, title, source, layers)
-    count, side = len(image_set.paths), predictor.config.side
+    count, side = len(references.paths), predictor.config.side
     _announce(predictor, title, count, reporter)
     frozen = [look for look in predictor.config.names if look != PIXELS]
-    images = image_set.whole if frozen else [read_image(path, (side, side)) for path in image_set.paths]
-    looks = image_set.vectors(frozen)
+    images = references.whole if frozen else [read_image(path, (side, side)) for path in references.paths]
+    looks = references.vectors(frozen)
     sample = slice(8 * GROUP)
     similarity = predictor.similarity(images[sample], {name: look[sample] for name, look in looks.items()})
     _tell_difference(similarity, reporter)
@@ -227,13 +229,13 @@ def predict(image_set: ImageSet, source: Source, family: Family, name: str, repo
 def _of_published(  # noqa: PLR0913  what is read, for what, by what
     predictor: PublishedPredictor,
     title: str,
-    image_set: ImageSet,
+    references: ReferenceImages,
     source: Source,
     family: Family,
     reporter: Reporter,
 ) -> Prediction:
     """One LoRA of each picture, joined with equal shares, as its authors do."""
-    layout, count = predictor.layout, len(image_set.paths)
+    layout, count = predictor.layout, len(references.paths)
     size = predictor.path.stat().st_size
     encoders = [*PUBLISHED_ENCODERS, *([f"{source.name}'s text encoder"] if layout.tokens else [])]
     reporter.line(
@@ -243,9 +245,9 @@ def _of_published(  # noqa: PLR0913  what is read, for what, by what
     states = [None] * count
     if layout.tokens:
         states = imported("limner.hyper.states:states_of")(
-            image_set.whole, source, family, layout.expert, reporter.line
+            references.whole, source, family, layout.expert, reporter.line
         )
-    embeddings = torch.cat([*image_set.vectors(PUBLISHED_ENCODERS).values()], 1)
+    embeddings = torch.cat([*references.vectors(PUBLISHED_ENCODERS).values()], 1)
     similarity = mean_cosine(embeddings)
     _tell_difference(similarity, reporter)
     with reporter.progress("Predicting", count * len(layout.heads)) as bar:
@@ -260,14 +262,14 @@ def _of_published(  # noqa: PLR0913  what is read, for what, by what
 
 
 def predict_experts(
-    image_set: ImageSet, source: Source, family: Family, options: InstantOptions, reporter: Reporter
+    references: ReferenceImages, source: Source, family: Family, options: InstantOptions, reporter: Reporter
 ) -> Prediction:
     """What several experts make of the same pictures, added up: their ranks stand side by side.
 
     Guidance and its branch are those that the first of them asks for.
 
     Args:
-        image_set: The pictures.
+        references: The pictures.
         source: The base.
         family: Its family.
         options: Whose ``predictor`` is a folder where ``experts`` names files in it; else one predictor.
@@ -278,7 +280,7 @@ def predict_experts(
         LimnerError: See :func:`instant`.
     """
     if not options.experts:
-        return predict(image_set, source, family, options.predictor, reporter)
+        return predict(references, source, family, options.predictor, reporter)
     folder = predictor_path(options.predictor, source.name)
     names = [name.strip() for name in options.experts.split(",")]
     files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
@@ -288,7 +290,7 @@ def predict_experts(
             f"--experts is {options.experts!r}; {odd[0]!r} is not one file of {without_path(str(folder))}. "
             f"Name files of the folder that --predictor says, each once; it has {', '.join(files) or 'none'}."
         )
-    parts = [_expert(files[name], image_set, source, family, reporter) for name in names]
+    parts = [_expert(files[name], references, source, family, reporter) for name in names]
     pairs = [{layer: (f.down, f.up) for layer, f in part.adapter.items()} for part in parts]
     return Prediction(
         join(pairs, [1.0] * len(pairs)),
@@ -300,11 +302,11 @@ def predict_experts(
 
 
 def _expert(
-    path: Path, image_set: ImageSet, source: Source, family: Family, reporter: Reporter
+    path: Path, references: ReferenceImages, source: Source, family: Family, reporter: Reporter
 ) -> Prediction:
     """What one expert makes of the pictures; a LoRA is what it is, whatever they show."""
     if is_published(path) or is_predictor(path):
-        return predict(image_set, source, family, str(path), reporter)
+        return predict(references, source, family, str(path), reporter)
     adapter = file.read(path, family.name).components
     layers = linear_layers(source, family)
     if further := sorted(set(adapter) - {family.denoiser}):

@@ -128,7 +128,9 @@ def _without_end(reporter: Reporter) -> Reporter:
 def _predict(
     paths: Sequence[Path], source: Source, family: Family, predictor: str, reporter: Reporter
 ) -> PredictedLora:
-    references = imported("limner.hyper.vision:ImageSet")(paths)  # few trainings start from a prediction
+    references = imported("limner.hyper.vision:ReferenceImages")(
+        paths
+    )  # few trainings start from a prediction
     return imported("limner.prediction:predict")(references, source, family, predictor, reporter)
 
 

@@ -143,7 +143,7 @@ def fingerprint(name: str, folder: str = "") -> str:
     return state.hexdigest()
 
 
-class ImageSet:
+class ReferenceImages:
     """Pictures in one pass, and what frozen encoders see of them: each looks at them once.
 
     Args:
