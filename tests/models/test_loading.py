@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from limner.errors import BadBase
 from limner.models.flux.family import FAMILY
 from limner.models.loading import fingerprint, library_model, load, precision_of, skeleton
+from limner.models.qwen_image.family import FAMILY as QWEN_IMAGE
 from limner.models.source import Source, locate
+from tiny import save_qwen_image
 
 CPU = torch.device("cpu")
 MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2")
@@ -65,6 +67,16 @@ def test_a_part_is_to_the_bit_as_its_library_reads_it_and_torch_s_default_dtype_
             assert tensors[0].keys() == tensors[1].keys()
             for name, tensor in tensors[0].items():
                 assert tensor.dtype == tensors[1][name].dtype and torch.equal(tensor, tensors[1][name]), name
+
+
+def test_old_names_in_files_are_translated_as_the_library_does(tmp_path: Path):
+    """Qwen2.5-VL's files say ``model.layers``, its model of today ``model.language_model.layers``."""
+    base = source(save_qwen_image(tmp_path / "qwen"))
+    stored = load_file(file_of(base.root, "text_encoder"))
+    model = load(QWEN_IMAGE, base, "text_encoder", dtype=torch.float32, device=CPU)
+    assert "model.embed_tokens.weight" in stored
+    mine = model.model.language_model.embed_tokens.weight
+    assert torch.equal(mine, stored["model.embed_tokens.weight"])
 
 
 @pytest.mark.parametrize("part", MODELS)

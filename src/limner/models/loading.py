@@ -311,6 +311,9 @@ def _loader(cls: Any, dtype: torch.dtype) -> Any:
         return super(loader, kind).get_init_context(torch.get_default_dtype(), *arguments)
 
     methods = {"__init__": init, "get_init_context": classmethod(get_init_context)}
+    methods["__module__"] = (
+        cls.__module__
+    )  # by which the library knows its own, whose old names it translates
     loader = type(cls.__name__, (cls,), methods)
     return loader
 
