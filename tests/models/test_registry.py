@@ -107,6 +107,7 @@ ALLOWED = {
     "bases/train_denoiser.py": {"flux"},  # the embedded base is a small FLUX.1
     "bases/instant_exam.py": {"flux"},
     "hyper/published.py": {"qwen-image", "z-image"},  # which family each published layout writes for
+    "hyper/states.py": {"qwen_image_edit"},  # the chat in which two of them read a picture
 }
 
 
