@@ -12,7 +12,10 @@ import tiny
 import tiny_chroma
 import tiny_edit
 import tiny_flux2_dev
+import tiny_ideogram4
+from limner.models.bundled import known
 from limner.models.family import Objective
+from limner.models.source import Source, locate
 from references import (
     Values,
     chroma_encode,
@@ -26,6 +29,9 @@ from references import (
     flux_encode,
     flux_guess,
     flux_kontext_pred,
+    ideogram4_encode,
+    ideogram4_latent,
+    ideogram4_pred,
     krea2_encode,
     krea2_pred,
     qwen_edit_encode,
@@ -66,7 +72,7 @@ class Case:
     """Stock pipeline, pred, values -> the loss of the example script."""
     objective: Objective = Objective()
     full: str
-    """Registered name of the true base."""
+    """Registered name of the true base; of one that has none a folder with its configs."""
     parameters: int
     """Of the true denoiser, as published or counted from its checkpoint."""
     linears: Mapping[str, int] = field(default_factory=dict)
@@ -89,6 +95,8 @@ class Case:
     """Share of the factors that get a gradient."""
 
 
+TRUE = Path(__file__).parent / "true"
+"""Configs of true bases that have no registered name."""
 V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 
 CASES = (
@@ -227,6 +235,19 @@ CASES = (
         absent=("tokenizer",),
     ),
     Case(
+        name="ideogram4",
+        pipeline="Ideogram4Pipeline",
+        save=tiny_ideogram4.save_ideogram4,
+        text=("context", "text_mask"),
+        encode=ideogram4_encode,
+        pred=ideogram4_pred,
+        loss=flow_loss,
+        latent=ideogram4_latent,
+        full=str(TRUE / "ideogram4"),
+        parameters=9_279_288_448,
+        linears={"attention": 34 * 4, "all-linear": 34 * 7},
+    ),
+    Case(
         name="z-image",
         pipeline="ZImagePipeline",
         save=tiny.save_z_image,
@@ -336,3 +357,8 @@ EDIT_CASES = (
     ),
 )
 """Bases beside control images that they can do without, or more of them: for the contract alone."""
+
+
+def true_base(case: Case) -> Source:
+    """The configs of the true base of a case."""
+    return locate(case.full, folders={}) if Path(case.full).is_dir() else known(case.full)

@@ -70,7 +70,8 @@ def test_on_meta_a_lora_is_what_it_is_with_weights(case: tuple[Case, Path], plan
 def test_on_meta_text_encoders_are_what_they_are_with_weights(case: tuple[Case, Path]) -> None:
     family = family_of(case[0].pipeline)
     if not family.text_targets:
-        assert case[0].name in ("chroma", "flux2-dev", "flux2-klein", "krea2", "qwen-image", "z-image")
+        flows = ("chroma", "flux2-dev", "flux2-klein", "ideogram4", "krea2", "qwen-image", "z-image")
+        assert case[0].name in flows
         return
     spec = spec_of(
         case, LoRA(Lora(rank=2, targets=case[0].targets, text_encoders=tuple(family.text_targets)))

@@ -210,6 +210,7 @@ def test_where_a_text_encoder_is_trained_its_gradient_is_the_same_and_modulation
             "qwen-image",
             "flux2",
             "flux2-dev",
+            "ideogram4",
             "krea2",
             "z-image",
             "sd15",

@@ -43,6 +43,11 @@ def part(stem: str, rows: int, columns: int, *kernel: int) -> ModuleTensors:
         ("lora_unet_input_blocks_4_0_in_layers_2", (640, 320, 3, 3), "sdxl"),
         ("lora_unet_down_blocks_1_resnets_0_conv1", (640, 320, 3, 3), "sd15"),
         ("lora_unet_context_embedder_", (3072, 4096), "flux"),
+        ("transformer.layers.0.attention.to_q", (4608, 4608), "ideogram4"),
+        ("diffusion_model.layers.33.attention.qkv", (13824, 4608), "ideogram4"),
+        ("lora_unet_layers_0_feed_forward_w2", (4608, 12288), "ideogram4"),
+        ("diffusion_model.layers.0.attention.qkv", (11520, 3840), "z-image"),
+        ("lora_unet_layers_0_feed_forward_w2", (3840, 10240), "z-image"),
     ],
 )
 def test_shapes_and_kohyas_style_tell_families_apart(stem: str, shape: tuple[int, ...], family: str) -> None:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CASES, Case
-from limner.models.bundled import known
+from cases import CASES, Case, true_base
 from limner.models.family import Family
 from limner.models.loading import skeleton
 from limner.models.registry import family_of
@@ -25,6 +24,7 @@ BLOCKS = {
     "flux-kontext": 57,
     "flux2-klein": 25,
     "flux2-dev": 56,
+    "ideogram4": 34,
     "krea2": 32,
     "qwen-image": 60,
     "z-image": 34,
@@ -38,6 +38,7 @@ MODULATIONS = {  # billions of weights, biases left aside, and how many layers
     "flux-kontext": (3.2464, 77),
     "flux2-klein": (0.1604, 4),
     "flux2-dev": (0.6417, 4),
+    "ideogram4": (0.3209, 34),
     "krea2": (0.2265, 1),
     "qwen-image": (6.8136, 121),
     "z-image": (0.1258, 32),
@@ -51,6 +52,7 @@ TAILS = {
     "flux-kontext": 76,
     "flux2-klein": 30,
     "flux2-dev": 64,
+    "ideogram4": 0,
     "krea2": 32,
     "qwen-image": 120,
     "z-image": 0,
@@ -64,7 +66,7 @@ def _skeleton(case: Case, folder: Path, **changes: Any) -> tuple[Family, nn.Modu
     family = family_of(case.pipeline)
     place = folder / family.denoiser
     place.mkdir()
-    (place / "config.json").write_text(json.dumps(known(case.full).config(family.denoiser) | changes))
+    (place / "config.json").write_text(json.dumps(true_base(case).config(family.denoiser) | changes))
     source = Source(folder, case.name)
     return family, skeleton(family, source, family.denoiser, dtype=torch.bfloat16)
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cases import CASES, EDIT_CASES, Case
+from cases import CASES, EDIT_CASES, Case, true_base
 from limner.assembly.resolve import resolve
 from limner.generation.settings import Settings
 from limner.graph.unit import split
@@ -20,7 +20,6 @@ from limner.lora.adapters import Dora, Lokr, to_lora
 from limner.lora.factors import Factors, rename_for_model
 from limner.lora.tools import DIFFUSERS, unsupported
 from limner.models import sampling
-from limner.models.bundled import known
 from limner.models.family import Objective, SamplingParams, pad_collate
 from limner.models.loading import skeleton
 from limner.models.registry import families, family_keys, family_of
@@ -161,7 +160,7 @@ def test_pictures_are_those_of_the_stock_pipeline(base: Base):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_true_model_has_as_many_weights_and_target_layers(case: Case):
     family = family_of(case.pipeline)
-    model = skeleton(family, known(case.full), family.denoiser, dtype=torch.bfloat16)
+    model = skeleton(family, true_base(case), family.denoiser, dtype=torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters()) == case.parameters
     for group, count in case.linears.items():
         assert len(lora.matching(model, family.endings(family.denoiser, group))) == count

@@ -45,7 +45,10 @@ def test_the_size_of_a_folder_counts_up_to_and_including():
     ("arguments", "message"),
     [
         (("pet", "flux", 3), r'concept_type is "pet"; it must be one of subject'),
-        (("face", "sd9", 3), r'family "sd9"\. Known: .*flux, flux2, .*flux-kontext, krea2, qwen-image'),
+        (
+            ("face", "sd9", 3),
+            r'family "sd9"\. Known: .*flux, flux2, .*ideogram4, krea2, qwen-image',
+        ),
         (("face", "flux", 0), "at least 1 image"),
     ],
 )

@@ -183,6 +183,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "chroma": ("ChromaTransformer2DModel", {}, ""),
     "flux": ("FluxTransformer2DModel", {"guidance_embeds": True}, ""),
     "flux2": ("Flux2Transformer2DModel", {}, ""),
+    "ideogram4": ("Ideogram4Transformer2DModel", {}, ""),
     "krea2": ("Krea2Transformer2DModel", {}, ""),
     "qwen-image": ("QwenImageTransformer2DModel", {}, ""),
     "z-image": ("ZImageTransformer2DModel", {}, ""),

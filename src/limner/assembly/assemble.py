@@ -16,6 +16,7 @@ from limner.models.family import Family
 from limner.models.loading import fingerprint, load, skeleton
 from limner.models.placeholder import Placeholder
 from limner.models.source import Source
+from limner.nn.arch import empty
 from limner.nn.layers.adapter import Adapter
 from limner.nn.layers.quantized_linear import freeze, storable
 from limner.nn.memory.offload import Offload, cast_once, offloaded
@@ -355,9 +356,8 @@ def exchange(  # noqa: PLR0913  what models are made of
         if previous is not None:
             _put(previous, layer, adapter.base)
         adapter.base = nn.Identity()
-    for module in previous.modules() if previous is not None else ():
-        for table in (module._parameters, module._buffers):
-            table.update(dict.fromkeys(table))
+    if previous is not None:
+        empty(previous)
     denoiser = _loaded(spec, plan, name, device, folder)
     for layer, adapter in adapters.items():
         adapter.base = denoiser.get_submodule(layer)

@@ -89,13 +89,13 @@ class Arrangement:
 
     def _taking_turns(self, plan: GenerationPlan) -> Turns:
         models = self._models
-        blocks = [*self._family.arch.blocks_of(models[self._family.denoiser]).values()]
         count = plan.swapped_blocks
-        blocks_by_model: dict[nn.Module, Sequence[nn.Module]] = {
-            models[self._family.denoiser]: [
+        blocks_by_model: dict[nn.Module, Sequence[nn.Module]] = {}
+        for part in self._family.denoisers:
+            blocks = [*self._family.arch.blocks_of(models[part]).values()]
+            blocks_by_model[models[part]] = [
                 blocks[number * len(blocks) // count] for number in range(min(count, len(blocks)))
             ]
-        }
         for name, model in models.items() if plan.layerwise_encoders else ():
             layers = heaviest(model) if name.startswith("text_encoder") else None
             if layers is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from limner.errors import BadLora
+from limner.errors import BadLora, BadRecipe
 from limner.generation.pipeline import set_strengths
 from limner.generation.settings import Settings
 from limner.lora import diffusers_loader, file
@@ -44,11 +44,16 @@ def require_branches(family: Family, source: Source, settings: Settings) -> None
     """Tell what is wrong with the branches before the base is loaded.
 
     Raises:
-        BadRecipe: A branch is asked for that is not there.
+        BadRecipe: A branch is asked for that is not there, or that no LoRA can be on.
         BadLora: The LoRA for the negative branch cannot be read.
     """
     if settings.negative_lora is not None:
         file.read(settings.negative_lora)
+        if family.guidance.model:
+            raise BadRecipe(
+                f"--negative-lora is {settings.negative_lora}, and the negative pass of {family.name} is "
+                "another model's, for which there are no LoRAs. Remove it."
+            )
     if settings.splits_branches:
         option = "--negative-lora" if settings.negative_lora else "--lora-on positive"
         family.require_negative_pass(source, settings.guidance, option)

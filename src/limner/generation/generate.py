@@ -33,7 +33,7 @@ from limner.lora import file
 from limner.lora.embeddings import Embedding
 from limner.lora.file import LoraFile
 from limner.lora.metadata import without_path
-from limner.models.family import Family, SamplingParams
+from limner.models.family import Family, SamplingParams, guidance_of
 from limner.models.sampling import overrides_from_metadata
 from limner.models.source import Source
 from limner.recipe.prompt_file import PromptLine
@@ -247,7 +247,7 @@ class ImageSampler:
             negative_prompt=options.get("negative_prompt") or "",
             seed=seed,
             steps=options["num_inference_steps"],
-            guidance=options.get("true_cfg_scale", scale),
+            guidance=guidance_of(options),
             distilled_guidance=scale if reads_scale else None,
             width=image.width,
             height=image.height,

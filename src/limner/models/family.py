@@ -39,6 +39,9 @@ class Guidance:
     """Guidance scale up to which there is no negative pass."""
     distilled: Callable[[Source], bool] = lambda source: False
     """Whether a base has guidance in its weights, so that there is never a negative pass."""
+    model: str = ""
+    """Part that makes the negative pass in the denoiser's place: of its class, without a prompt, never
+    trained and loaded for pictures alone. "": the denoiser makes both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +198,9 @@ class Family:
     """From the ``text`` values of a batch to the stock pipeline's arguments that stand for prompts."""
     resolution: int = 1024
     """Side in pixels of the square whose area the base was made for."""
+    encode_prompt: Callable[..., Any] | None = None
+    """Stands in for the method of that name of a stock pipeline that takes prompts as text alone: is given
+    the pipeline, then all that the method is, with what ``prompt_kwargs`` calls the prompt."""
     padded_values: frozenset[str] = frozenset()
     """Values (1, L, ...) whose length L differs from row to row; in a batch the short ones end in zeros."""
     equal_text_lengths: bool = False
@@ -220,6 +226,11 @@ class Family:
         count = self.controls.maximum if self.controls else 0
         inputs = self.controls.inputs(count) if self.controls else ()
         check(self.units_with(count), inputs=(*INPUTS, *inputs))
+
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """The denoiser, and what makes the negative pass in its place where that is another model."""
+        return tuple(filter(None, (self.denoiser, self.guidance.model)))
 
     def control_kwargs(self, params: SamplingParams) -> dict[str, Any]:
         """The stock pipeline's argument that holds control images: one as it is, several as a list."""
@@ -321,8 +332,7 @@ class Family:
         """
         params = SamplingParams(width=self.multiple, height=self.multiple, steps=1, guidance=guidance)
         options = self.pipeline_kwargs(source, params)
-        scale = options.get("true_cfg_scale", options.get("guidance_scale", 1.0))
-        return not self.guidance.distilled(source) and scale > self.guidance.off_at
+        return not self.guidance.distilled(source) and guidance_of(options) > self.guidance.off_at
 
     def require_negative_pass(self, source: Source, guidance: float | None, option: str) -> None:
         """Raise ``BadRecipe`` where an option needs a negative branch and there is none.
@@ -348,6 +358,12 @@ class Family:
             raise BadBase(f"{self.name} has no model {part!r}; it has {', '.join(self.parts)}.")
         library, _, kind = self.parts[part].partition(":")
         return library, kind
+
+
+def guidance_of(options: Mapping[str, Any]) -> float:
+    """The scale of guidance that a stock pipeline is called with: where it changes on the way, the first."""
+    scale = options.get("true_cfg_scale", options.get("guidance_scale", 1.0))
+    return options["guidance_schedule"][0] if scale is None else scale
 
 
 def pad_collate(rows: Sequence[Tensor]) -> Tensor:

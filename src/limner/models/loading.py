@@ -225,7 +225,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
         if part.startswith("tokenizer"):
             return cls.from_pretrained(source.root / part, local_files_only=True)
         kind = precision_of(family, part, dtype)
-        if library == "diffusers" and part == family.denoiser:
+        if library == "diffusers" and part in family.denoisers:
             model = hollow(cls, cls.load_config(source.root / part, local_files_only=True), kind)
             missing = read(model, files, kind, device, **_storage(family, model, plan), placement=placement)
         else:

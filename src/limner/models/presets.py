@@ -83,7 +83,8 @@ def preset(
     Raises:
         BadRecipe: An unknown concept or family, or no image.
     """
-    base = families()[family].bases[0].name if family in families() else family or Recipe().base
+    bases = families()[family].bases if family in families() else ()
+    base = bases[0].name if bases else family if family not in families() and family else Recipe().base
     values = {
         path: choice.value for path, choice in choices(concept, family, images, method, objective).items()
     }

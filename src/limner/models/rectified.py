@@ -29,13 +29,13 @@ def velocity(clean: Tensor, noise: Tensor) -> Tensor:
     return noise - clean
 
 
-def density(name: str, uniform: Tensor) -> Tensor:
+def density(name: str, uniform: Tensor, width: float = 1.0) -> Tensor:
     """Turn uniform numbers in (0, 1) into times in (0, 1), by the inverse of the density's CDF.
 
-    ``logit-normal`` with mean 0 and width 1 (Esser et al. 2024, arXiv:2403.03206, section 3.1), which the
-    kohya tools call ``sigmoid``; or ``uniform``. ``content`` and ``style`` are the cubes of Mou et al. (2023,
-    arXiv:2302.08453, section 3.4) that ai-toolkit has for ``content_or_style``: near noise, and near the
-    image. The inverse CDF lets quantiles stand in for draws.
+    ``logit-normal`` with mean 0 and that width, mostly 1 (Esser et al. 2024, arXiv:2403.03206, section 3.1),
+    which the kohya tools call ``sigmoid``; or ``uniform``. ``content`` and ``style`` are the cubes of Mou et
+    al. (2023, arXiv:2302.08453, section 3.4) that ai-toolkit has for ``content_or_style``: near noise, and
+    near the image. The inverse CDF lets quantiles stand in for draws.
     """
     if name == "uniform":
         return uniform
@@ -43,7 +43,7 @@ def density(name: str, uniform: Tensor) -> Tensor:
         return 1 - (1 - uniform) ** 3
     if name == "style":
         return uniform**3
-    return torch.sigmoid(torch.special.ndtri(uniform))
+    return torch.sigmoid(width * torch.special.ndtri(uniform))
 
 
 def within(time: Tensor, noise_range: tuple[float, float]) -> Tensor:
@@ -262,13 +262,15 @@ def draw_time(
     *,
     time_density: str,
     time_shift: float | Callable[[int], float],
+    time_width: float,
     patch: int,
     noise_range: tuple[float, float],
 ) -> Tensor:
     """(B,) in (0, 1), 1 = noise. ``time_shift`` may depend on the number of tokens, as samplers have it."""
     tokens = latent[0, 0].numel() // patch**2
     shift = time_shift(tokens) if callable(time_shift) else time_shift
-    return within(shifted(density(time_density, draw.uniform("time", latent)), shift), noise_range)
+    time = density(time_density, draw.uniform("time", latent), time_width)
+    return within(shifted(time, shift), noise_range)
 
 
 @unit("target")
@@ -303,6 +305,7 @@ def times(
         density, base_shift = SHIFTLESS[density], 1.0
     return {
         "time_density": density,
+        "time_width": 1.0,
         "time_shift": base_shift if objective.time_shift is None else objective.time_shift,
         "patch": patch,
         **loss_constants(objective),

@@ -11,6 +11,7 @@ guidance leads from the base towards the LoRA (:func:`by_branch`).
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from itertools import cycle
 from typing import Any, Literal
@@ -118,7 +119,8 @@ def sample_images(
     Args:
         family: The family of the base.
         source: The base.
-        models: The denoiser and the ``vae``; others are passed over.
+        models: The denoiser, the ``vae``, and what makes the negative pass where that is another model and
+            there is such a pass; others are passed over.
         prompts: For each picture the values named in ``family.text``, batch size 1.
         empty_prompt: The same values of the empty prompt, which guidance leads away from.
         params: Size, steps, guidance.
@@ -151,7 +153,7 @@ def _images(  # noqa: PLR0913  as above
         }
         seeds = range(params.seed + start, params.seed + start + len(texts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        yield from pipe(**positives, **negatives, **options, generator=generators).images
+        yield from pipe(**{**options, **positives, **negatives}, generator=generators).images
 
 
 def batch_size(params: SamplingParams) -> int:
@@ -164,6 +166,9 @@ def _pipeline(family: Family, source: Source, models: Mapping[str, Any], params:
     import diffusers  # takes half a second to load
 
     components = {name: models[name] for name in ("vae", family.denoiser)}
+    if part := family.guidance.model:
+        passes = family.has_negative_pass(source, params.guidance)
+        components[part] = models[part] if passes else _Unheard(models[family.denoiser].device)
     flags = {name: value for name, value in source.index.items() if isinstance(value, bool)}
     # Any: its annotations forbid the None that it accepts
     pipeline_class: Any = getattr(diffusers, family.pipeline)
@@ -173,7 +178,23 @@ def _pipeline(family: Family, source: Source, models: Mapping[str, Any], params:
         **flags,
     )
     pipe.set_progress_bar_config(disable=True)
+    if family.encode_prompt:
+        pipe.encode_prompt = partial(family.encode_prompt, pipe)
     return pipe
+
+
+class _Unheard(nn.Module):
+    """In the place of the model of a negative pass that counts nothing, as guidance is 1."""
+
+    dtype = torch.float32
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor]:
+        """Zeros of the shape of the latent."""
+        return (torch.zeros_like(hidden_states),)
 
 
 def _embeds(
@@ -211,7 +232,9 @@ def by_branch(
     with ExitStack() as stack:
         for encoder in models[1:]:
             stack.enter_context(_replaced(encoder, "forward", _in_turn(encoder, select)))
-        if guidance.passes == "in-turn":
+        if guidance.model:  # the denoiser makes the positive pass alone
+            select(denoiser, "positive")
+        elif guidance.passes == "in-turn":
             stack.enter_context(_replaced(denoiser, "forward", _in_turn(denoiser, select)))
         elif guidance.passes == "separate":
             stack.enter_context(_replaced(denoiser, "cache_context", _in_context(denoiser, select)))

@@ -28,7 +28,7 @@ IGNORE_PATTERNS = (
 )
 """What of a base's files is never fetched: second copies in other precisions, and parts that are not used."""
 WEIGHTS = (
-    ("diffusion_pytorch_model", ("transformer", "vae", "unet")),
+    ("diffusion_pytorch_model", ("transformer", "unconditional_transformer", "vae", "unet")),
     ("model", ("text_encoder", "text_encoder_2", "text_encoder_3")),
 )
 

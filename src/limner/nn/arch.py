@@ -114,6 +114,13 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     )
 
 
+def empty(model: nn.Module) -> None:
+    """Leave no weight in a model, whoever still holds it: it cannot compute any more."""
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            table.update(dict.fromkeys(table))
+
+
 def _alike(layers: nn.ModuleList) -> bool:
     second = _form(layers[1])
     return all(_form(layer) == second for layer in list(layers)[2:])

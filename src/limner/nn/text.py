@@ -1,6 +1,8 @@
 """Text encoders of transformers, cut between two layers: the part below, and the part above."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +32,24 @@ def chats(tokenizer: Any, caption: Sequence[str], *, thinking: bool) -> list[str
 def seen(mask: Tensor) -> Any:
     """A language model's attention mask (B, L); on the meta device, where it cannot be looked into, none."""
     return {"full_attention": None} if mask.is_meta else mask
+
+
+def layer_outputs(model: Any, tokens: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+    """What some layers of a language model give of (B, L) tokens without padding, each (B, L, D).
+
+    Of the last one before the norm behind it, which the model's own list of states leaves out.
+    """
+    outputs: dict[int, Tensor] = {}
+
+    def keep(number: int, _: Any, __: Any, output: Any) -> None:
+        outputs[number] = output[0] if isinstance(output, tuple) else output
+
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand(3, 1, -1)  # time, height, width
+    with ExitStack() as stack:
+        for number in numbers:
+            stack.callback(model.layers[number].register_forward_hook(partial(keep, number)).remove)
+        model(input_ids=tokens, position_ids=positions, use_cache=False)
+    return [outputs[number] for number in numbers]
 
 
 def clip_ends(tokens: Tensor, model: Any) -> Tensor:

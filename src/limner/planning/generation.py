@@ -60,6 +60,8 @@ class GenerationProfile:
     """Its other weights, and the LoRAs."""
     activations: int
     """Of one of its passes."""
+    negative_model: int = 0
+    """Weights of a model as large as the denoiser that makes the negative pass; 0: the denoiser does."""
 
     @cached_property
     def _denoiser(self) -> int:
@@ -67,7 +69,7 @@ class GenerationProfile:
 
     def resident(self) -> int:
         """Peak with all models on the device."""
-        weights = self._denoiser + sum(stage.weights for stage in self.encoders)
+        weights = self._denoiser + self.negative_model + sum(stage.weights for stage in self.encoders)
         weights += max(stage.weights for stage in self.decoders)
         moments = [self.activations, *(stage.activations for stage in (*self.encoders, *self.decoders))]
         return _peak(weights, max(moments))
@@ -132,6 +134,7 @@ def generation_profile(spec: ModelSpec, params: SamplingParams, lora_bytes: int)
     """
     stages = outside(spec, (params.width, params.height), params=params).stages
     denoiser = spec.skeleton(spec.family.denoiser)
+    negative_model = spec.family.guidance.model and spec.skeleton(spec.family.guidance.model)
     blocks = [
         bytes_of([*block.parameters(), *block.buffers()])
         for block in spec.family.arch.blocks_of(denoiser).values()
@@ -145,6 +148,9 @@ def generation_profile(spec: ModelSpec, params: SamplingParams, lora_bytes: int)
         blocks=tuple(blocks),
         rest=whole - sum(blocks) + lora_bytes,
         activations=sampling.activations,
+        negative_model=bytes_of([*negative_model.parameters(), *negative_model.buffers()])
+        if negative_model
+        else 0,
     )
 
 
@@ -152,7 +158,9 @@ def choose(profile: GenerationProfile, room: int) -> GenerationPlan:
     """The fastest plan that is predicted to fit into so many bytes; where none is, what takes least."""
     if profile.resident() <= room:
         return RESIDENT
-    counts = range(len(profile.blocks) + 1)
+    total = len(profile.blocks)
+    # two denoisers that take turns at each step come block by block, which hides behind what they compute
+    counts = range(total if profile.negative_model else 0, total + 1)
     return GenerationPlan(
         model_offload=True,
         swapped_blocks=next((count for count in counts if profile.denoising(count) <= room), counts[-1]),

@@ -4,7 +4,7 @@ Pages of files that are mapped are not counted: the system takes them back when 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from limner.nn.memory.plan import Plan
@@ -88,8 +88,13 @@ def host_memory_of(
         "save": HostMemory(training.pageable + snapshot, training.pinned),
     }
     if sampling:
-        copy_bytes = max((stage.copy_bytes for stage in profile.stages if stage.phase == "sample"), default=0)
-        hosts["sample"] = HostMemory(training.pageable + copy_bytes, training.pinned)
+        stages = [stage for stage in profile.stages if stage.phase == "sample"]
+        copy_bytes = max((stage.copy_bytes for stage in stages), default=0)
+        locked_bytes = 0
+        if any(stage.streamed_bytes for stage in stages) and not plan.mmap_weights:  # of a second denoiser
+            as_stored = replace(plan, precompute_modulation=False)
+            locked_bytes = sum(frozen_bytes(block, as_stored) for block in profile.blocks)
+        hosts["sample"] = HostMemory(training.pageable + copy_bytes, training.pinned + locked_bytes)
     return hosts
 
 

@@ -184,15 +184,34 @@ class _Base:
         (unit,) = (unit for unit in live if self.family.denoiser in unit.uses)
         with cast_once(denoiser, self.family.arch, self.dtype):
             cost = _watch([denoiser], lambda: unit.run(models, values), self.plain)
+        weights, streamed_bytes = self._negative_model() if passes > 1 else (0, 0)
         return Stage(
             phase="sample",
             name=f"{self.family.denoiser} samples",
-            weights=0,
-            layerwise_weights=0,
+            weights=weights,
+            layerwise_weights=weights,
+            streamed_bytes=streamed_bytes,
             activations=cost.activations,
             work=cost.work,
             times="sample step",
         )
+
+    def _negative_model(self) -> tuple[int, int]:
+        """Bytes on the device of a model that makes the negative pass, and those that come block by block.
+
+        At the precision of the arithmetic: stored in few bits it takes less.
+        """
+        if not self.family.guidance.model:
+            return 0, 0
+        model = self.model(self.family.guidance.model)
+        whole = bytes_of([*model.parameters(), *model.buffers()])
+        if self.spec.kind != "cuda":
+            return whole, 0
+        blocks = [
+            bytes_of([*block.parameters(), *block.buffers()])
+            for block in self.family.arch.blocks_of(model).values()
+        ]
+        return whole - sum(blocks) + SLOTS * max(blocks), sum(blocks)
 
     def decode(self, params: SamplingParams) -> Stage:
         """The autoencoder turns a latent into pixels."""

@@ -364,8 +364,10 @@ def compile_seconds(profile: Profile, plan: Plan) -> float:
 
 
 def stage_seconds(stage: Stage, device: Device, plan: Plan) -> float:
-    """Seconds of a stage for one image."""
-    return seconds_of(stage.work, device, plan.compute, 1, weights=plan.weights)
+    """Seconds of a stage for one image; what is streamed comes while the later half of it computes."""
+    seconds = seconds_of(stage.work, device, plan.compute, 1, weights=plan.weights)
+    streamed_bytes = stage.streamed_bytes * BITS[plan.weights] / BITS[plan.compute]
+    return max(seconds, seconds / 2 + streamed_bytes / device.rates.copy)
 
 
 def total_of(

@@ -16,6 +16,7 @@ from limner.nn.memory.plan import Attention, Products
 from limner.planning.kernels import Kernels, Report, imitated
 from limner.planning.tracker import GRANULE, Event, Segment, Tracker
 
+AUTOCAST = torch.autocast
 HEAD = ""
 """Name of the segments that belong to no block."""
 
@@ -36,11 +37,29 @@ class Machine:
     matmul_precision: Products = "full"
     """How the frozen layers in the denoiser's blocks multiply."""
 
-    def imitated(self, report: Report) -> AbstractContextManager[Any]:
+    @contextmanager
+    def imitated(self, report: Report) -> Iterator[None]:
         """A context in which its kernels are imitated for tensors on it, in this thread."""
-        if self.kernels is None:
-            return nullcontext()
-        return imitated(self.kernels, self.attention, self.autocast, report, self.device)
+        with ExitStack() as stack:
+            stack.enter_context(_autocast_on_meta())
+            if self.kernels is not None:
+                kernels = imitated(self.kernels, self.attention, self.autocast, report, self.device)
+                stack.enter_context(kernels)
+            yield
+
+
+@contextmanager
+def _autocast_on_meta() -> Iterator[None]:
+    """While entered, a model may turn autocast off where there are no numbers: torch knows none on meta."""
+
+    def none_on_meta(device_type: str, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+        return nullcontext() if device_type == "meta" else AUTOCAST(device_type, *args, **kwargs)
+
+    torch.autocast = none_on_meta  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        torch.autocast = AUTOCAST  # pyright: ignore[reportPrivateImportUsage]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from limner.assembly.assemble import ModelSpec, assemble, exchange
 from limner.assembly.resolve import Resolved, cache_root
 from limner.assembly.training_adapter import enable_pairs
 from limner.data.order import QUANTILES, Pace, SampledView, micro_batches
-from limner.data.views import closest
 from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
 from limner.graph.unit import run as run_units
 from limner.imports import imported
@@ -36,10 +35,7 @@ from limner.nn.rng import Even, KeyedRng, to_device
 from limner.training.cache import Store, joined
 from limner.training.oom_fallback import release
 from limner.training.rows import text_values
-from limner.training.samples import sample_prompts, shown_images
-
-Text = Mapping[str, Tensor]
-"""What the denoiser reads of a prompt."""
+from limner.training.samples import prompt_groups
 
 
 def rate(resolved: Resolved, name: str) -> float:
@@ -290,23 +286,31 @@ class TrainableModel:
         )
         with (
             self._on_sample_base(),
+            self._negative_model(sampling_params) as negative_model,
             self._arithmetic(),
             decoding(models["vae"], resolved.device, resolved.dtype),
         ):
             if resolved.spec.trainable.separate:
                 values = self.store.drawn([resolved.measured(0)], resolved.device)
                 resolved.spec.trainable.show(self.live_units, self.models, values, self.assembly.denoiser)
-            models |= {resolved.family.denoiser: self.assembly.denoiser}
+            models |= {resolved.family.denoiser: self.assembly.denoiser, **negative_model}
             return self.at_strengths(
                 texts,
                 lambda texts: [
                     image
-                    for group, empty, params in self._prompt_groups(texts, empties, sampling_params)
+                    for group, empty, params in prompt_groups(resolved, texts, empties, sampling_params)
                     for image in sampling.sample_images(
                         resolved.family, base.source, models, group, empty, params, select
                     )
                 ],
             )
+
+    def _negative_model(self, params: SamplingParams) -> AbstractContextManager[Mapping[str, nn.Module]]:
+        """What makes the negative pass of samples, by its name, where that is no pass of the denoiser."""
+        if not self.resolved.family.guidance.model:
+            return nullcontext({})
+        opened = imported("limner.training.negative_model:opened")
+        return opened(self.resolved, self.plan, self._folder, params.guidance)
 
     @contextmanager
     def _on_sample_base(self) -> Iterator[None]:
@@ -349,33 +353,6 @@ class TrainableModel:
                 f"{self.resolved.sample_base.source.name} ({first_line(error)}). Checkpoints are whole: run "
                 'the same command to go on, with sample.base = "own" if it happens again.'
             ) from error
-
-    def _prompt_groups(
-        self, texts: Sequence[Text], empties: Sequence[Text], params: SamplingParams
-    ) -> Iterator[tuple[Sequence[Text], Text, SamplingParams]]:
-        """Prompts that are sampled in one call, with what guidance leads away from and how.
-
-        All in one; one by one beside control images, each in the shape of its first, unless the recipe says
-        its size.
-        """
-        resolved = self.resolved
-        if not resolved.spec.controls:
-            yield texts, empties[0], params
-            return
-        for number, item in enumerate(sample_prompts(resolved)[: len(texts)]):
-            control_images = shown_images(resolved, item)
-            width, height = closest(*control_images[0].size, resolved.base.sizes.buckets)
-            yield (
-                [texts[number]],
-                empties[number % len(empties)],
-                replace(
-                    params,
-                    controls=control_images,
-                    width=self.recipe.sample.width or width,
-                    height=self.recipe.sample.height or height,
-                    seed=params.seed + number,
-                ),
-            )
 
     def _select(self, model: nn.Module, branch: Branch) -> None:
         """The adapters on the positive branch of guidance only."""

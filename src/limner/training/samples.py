@@ -3,9 +3,9 @@
 Sampling is never able to end the training. Control images are inputs of the graph as well, by cache key.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -20,10 +20,12 @@ from limner.data.control import ControlFit, ControlImage, read_controls, view_of
 from limner.data.folder import Example
 from limner.data.images import read_image
 from limner.data.order import CAPTION_PROMPTS
+from limner.data.views import closest
 from limner.errors import BadRecipe, LimnerError, Stopped, first_line
 from limner.events import Sampled
 from limner.files import atomic_write
 from limner.graph.cache import text_cache_key
+from limner.models.family import SamplingParams
 from limner.nn import distributed
 from limner.recipe.toml import prompts
 from limner.reporter import Reporter
@@ -32,6 +34,8 @@ from limner.run_folder import SLIDER_STRENGTHS, STRENGTH, RunDir
 if TYPE_CHECKING:
     from limner.training.model import TrainableModel
 
+Text = Mapping[str, Tensor]
+"""What the denoiser reads of a prompt."""
 PIXELS = 1
 """Bumped when other pixels are made of a control image: part of its cache key."""
 
@@ -142,6 +146,34 @@ def shown_images(resolved: Resolved, item: SamplePrompt) -> tuple[Image.Image, .
     controls = resolved.family.controls
     images = [read_image(control.path) for control in item.controls]
     return controls.shown(resolved.base.shape.resolution, images) if controls else ()
+
+
+def prompt_groups(
+    resolved: Resolved, texts: Sequence[Text], empties: Sequence[Text], params: SamplingParams
+) -> Iterator[tuple[Sequence[Text], Text, SamplingParams]]:
+    """Prompts that are sampled in one call, with what guidance leads away from and how.
+
+    All in one; one by one beside control images, each in the shape of its first, unless the recipe says
+    its size.
+    """
+    if not resolved.spec.controls:
+        yield texts, empties[0], params
+        return
+    sample = resolved.recipe.sample
+    for number, item in enumerate(sample_prompts(resolved)[: len(texts)]):
+        control_images = shown_images(resolved, item)
+        width, height = closest(*control_images[0].size, resolved.base.sizes.buckets)
+        yield (
+            [texts[number]],
+            empties[number % len(empties)],
+            replace(
+                params,
+                controls=control_images,
+                width=sample.width or width,
+                height=sample.height or height,
+                seed=params.seed + number,
+            ),
+        )
 
 
 def prompts_of(resolved: Resolved) -> list[str]:

@@ -11,7 +11,7 @@ first number of their position; ``train_dreambooth_lora_flux2_klein_img2img.py``
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,11 +60,14 @@ def encode_text(text_encoder: Any, tokens: Tensor, token_mask: Tensor) -> Tensor
 @unit("latent_mean", "latent_logvar", uses=("vae",), version=2)
 def encode_image(vae: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) uint8 -> mean and log-variance of the normalised latent, each (B, 128, H/16, W/16)."""
+    return normalised(vae, image, latents.patchify)
+
+
+def normalised(vae: Any, image: Tensor, patchify: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The same, of patches whose channels stand in such an order."""
     posterior = vae.encode(image.to(vae.dtype) / 127.5 - 1).latent_dist
     middle, width = _statistics(vae)
-    return (latents.patchify(posterior.mean) - middle) / width, latents.patchify(
-        posterior.logvar
-    ) - 2 * width.log()
+    return (patchify(posterior.mean) - middle) / width, patchify(posterior.logvar) - 2 * width.log()
 
 
 @unit("control_latent", uses=("vae",))

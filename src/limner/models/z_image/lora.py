@@ -34,4 +34,9 @@ LORA = FamilyKeys(
         "diffsynth": diffsynth_keys("diffusion_model."),
     },
     base_names=("z-image", "zimage", "lumina2"),
+    shapes={
+        **{f"attention.{name}": ((3840, 3840),) for name in ("to_q", "to_k", "to_v", "to_out.0")},
+        **dict.fromkeys(("feed_forward.w1", "feed_forward.w3"), ((10240, 3840),)),
+        "feed_forward.w2": ((3840, 10240),),
+    },
 )

@@ -84,6 +84,9 @@ PORTION = 2**28
 """Bytes of gradients in bf16 that are fp32 at a time while the optimizer steps, or those of the largest
 weight where it has more."""
 
+ALL = 1 << 20
+"""More blocks than any model has, for ``Plan.swapped_blocks``."""
+
 BITS: dict[Weights, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "fp8": 8, "nf4": 4}
 """Of a stored weight, scales left aside: what ``limits.weights_precision`` is compared with."""
 

@@ -1,0 +1,1 @@
+"""The family Ideogram 4."""
