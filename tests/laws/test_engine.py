@@ -131,8 +131,8 @@ def test_the_tails_that_a_family_names_are_left_out(subject: Subject) -> None:
         assert first and other and again == other_again == 0
 
 
-def test_z_image_has_no_tails_because_a_norm_reads_the_last_product(subject: Subject) -> None:
-    if subject.base.family.name != "z-image":
+def test_where_a_norm_reads_the_last_product_there_are_no_tails(subject: Subject) -> None:
+    if subject.base.family.name not in ("ideogram4", "z-image"):
         assert subject.arch.tails
         return
     assert not subject.arch.tails
@@ -142,6 +142,7 @@ def test_z_image_has_no_tails_because_a_norm_reads_the_last_product(subject: Sub
 
 def test_what_a_block_reads_in_its_middle_is_never_left_out(subject: Subject) -> None:
     middle = {"z-image": "*.*.attention.to_out.0", "sdxl": "*.*.*.*.*.*.attn2.to_out.0"}
+    middle["ideogram4"] = middle["z-image"]
     middle["sd15"], middle["flux2"] = middle["sdxl"], "transformer_blocks.*.attn.to_out.0"
     pattern = middle.get(subject.base.family.name, "transformer_blocks.*.attn.to_out.0")
     found = _asked(subject, (pattern,))
