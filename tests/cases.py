@@ -29,9 +29,6 @@ from references import (
     flux_encode,
     flux_guess,
     flux_kontext_pred,
-    ideogram4_encode,
-    ideogram4_latent,
-    ideogram4_pred,
     krea2_encode,
     krea2_pred,
     qwen_edit_encode,
@@ -51,6 +48,7 @@ from references import (
     z_encode,
     z_guess,
 )
+from references_ideogram4 import ideogram4_encode, ideogram4_latent, ideogram4_pred
 
 
 @dataclass(frozen=True, kw_only=True)

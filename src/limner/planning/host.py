@@ -91,7 +91,7 @@ def host_memory_of(
         stages = [stage for stage in profile.stages if stage.phase == "sample"]
         copy_bytes = max((stage.copy_bytes for stage in stages), default=0)
         locked_bytes = 0
-        if any(stage.streamed_bytes for stage in stages) and not plan.mmap_weights:  # of a second denoiser
+        if any(stage.swapped_bytes for stage in stages) and not plan.mmap_weights:  # of a second denoiser
             as_stored = replace(plan, precompute_modulation=False)
             locked_bytes = sum(frozen_bytes(block, as_stored) for block in profile.blocks)
         hosts["sample"] = HostMemory(training.pageable + copy_bytes, training.pinned + locked_bytes)

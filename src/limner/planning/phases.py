@@ -184,13 +184,13 @@ class _Base:
         (unit,) = (unit for unit in live if self.family.denoiser in unit.uses)
         with cast_once(denoiser, self.family.arch, self.dtype):
             cost = _watch([denoiser], lambda: unit.run(models, values), self.plain)
-        weights, streamed_bytes = self._negative_model() if passes > 1 else (0, 0)
+        weights, swapped_bytes = self._negative_model() if passes > 1 else (0, 0)
         return Stage(
             phase="sample",
             name=f"{self.family.denoiser} samples",
             weights=weights,
             layerwise_weights=weights,
-            streamed_bytes=streamed_bytes,
+            swapped_bytes=swapped_bytes,
             activations=cost.activations,
             work=cost.work,
             times="sample step",

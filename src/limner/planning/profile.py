@@ -99,7 +99,7 @@ class Stage:
     copy_bytes: int = 0
     """Bytes of host memory that its weights take on their way to the device: those whose files are of another
     precision. Others are mapped."""
-    streamed_bytes: int = 0
+    swapped_bytes: int = 0
     """Bytes of weights in full precision that rest in locked host memory and pass through the device
     each time it runs."""
     resident: bool = False

@@ -5,8 +5,7 @@ at the rates that the device reaches, or the time that the host takes to launch 
 longer: what the host gains on a busy device in one block is not set off against the next. Weights that
 are stored coarser are turned back each time they are read. Swapped blocks come over one copy engine into
 ``swap_buffers`` buffers, ahead of their use in both directions, and never go back. Precomputed modulations
-come over the same engine, in the order of the blocks that read what they give, from the start of the forward
-pass on.
+come over the same engine, in the order of the blocks that read what they give, as the forward pass begins.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -364,10 +363,10 @@ def compile_seconds(profile: Profile, plan: Plan) -> float:
 
 
 def stage_seconds(stage: Stage, device: Device, plan: Plan) -> float:
-    """Seconds of a stage for one image; what is streamed comes while the later half of it computes."""
+    """Seconds of a stage for one image; what is swapped comes while the later half of it computes."""
     seconds = seconds_of(stage.work, device, plan.compute, 1, weights=plan.weights)
-    streamed_bytes = stage.streamed_bytes * BITS[plan.weights] / BITS[plan.compute]
-    return max(seconds, seconds / 2 + streamed_bytes / device.rates.copy)
+    stored_bytes = stage.swapped_bytes * BITS[plan.weights] / BITS[plan.compute]
+    return max(seconds, seconds / 2 + stored_bytes / device.rates.copy)
 
 
 def total_of(

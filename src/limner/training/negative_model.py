@@ -43,7 +43,7 @@ def opened(
         yield {}
         return
     part, device = family.guidance.model, resolved.device
-    plan = streamed(plan, device)
+    plan = swapped(plan, device)
     model = load(family, source, part, dtype=spec.dtype, device=device, plan=plan, folder=folder)
     try:
         if spec.casts_inputs:
@@ -58,15 +58,15 @@ def opened(
         release(device)
 
 
-def streamed(plan: Plan, device: torch.device) -> Plan:
+def swapped(plan: Plan, device: torch.device) -> Plan:
     """How a model beside the denoiser is computed, without gradients."""
-    is_streamed = device.type == "cuda" or plan.swapped_blocks
+    is_swapped = device.type == "cuda" or plan.swapped_blocks
     return replace(
         plan,
         checkpointed_blocks=0,
         keep_attention=False,
         precompute_modulation=False,
         compile=False,
-        swapped_blocks=ALL if is_streamed else 0,
+        swapped_blocks=ALL if is_swapped else 0,
         swap_buffers=2,
     )

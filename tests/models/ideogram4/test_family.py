@@ -11,11 +11,8 @@ import torch
 from diffusers import Ideogram4Pipeline
 from diffusers.models.transformers import transformer_ideogram4
 from diffusers.pipelines.ideogram4 import pipeline_ideogram4
-from PIL import Image
-from torch import nn
 
 from cases import CASES
-from limner.assembly.resolve import resolve
 from limner.errors import BadRecipe
 from limner.generation.arrangement import Arrangement
 from limner.generation.settings import Settings
@@ -23,13 +20,9 @@ from limner.models import sampling
 from limner.models.family import Objective, SamplingParams, guidance_of
 from limner.models.ideogram4.family import FAMILY, IMAGE, LAYERS, OFFSET, TEXT, constants, pipeline_kwargs
 from limner.models.rectified import density, shifted
-from limner.nn.memory.block_swap import BlockSwapper
 from limner.planning.generation import GenerationPlan
-from limner.training import negative_model
-from limner.training.cache import fill_cache
-from limner.training.model import TrainableModel, plain
 from messages import raises
-from small import Told, generated, wish
+from small import generated
 from tinybase import Base
 
 CASE = next(case for case in CASES if case.name == "ideogram4")
@@ -108,44 +101,6 @@ def test_two_denoisers_take_turns_block_by_block_where_not_all_fits(base: Base):
         arrangement.close()
 
 
-@pytest.fixture(scope="module")
-def trained(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run's model on the tiny base, and the store of what is frozen."""
-    photos = tmp_path_factory.mktemp("photos")
-    for number in range(2):
-        Image.fromarray(np.full((40, 40, 3), 80 * number, np.uint8)).save(photos / f"{number}.png")
-    sample = {"every": 1, "prompts": ["a cat"], "steps": 2, "width": 32, "height": 32}
-    resolved = resolve(wish(Path(base.source.root), photos, lora={"rank": 2}, sample=sample))
-    return resolved, fill_cache(resolved, Told())[0]
-
-
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
-def test_beside_a_swapped_denoiser_the_second_model_comes_block_by_block(trained, weights, monkeypatch):
-    resolved, store = trained
-    plan = replace(plain(resolved), weights=weights)
-    model = TrainableModel(resolved, store, plan)
-    whole = np.asarray(model.sample(1)[0], int)
-    model.follow(replace(plan, swapped_blocks=2))
-    opened: list[nn.Module] = []
-    load, counts = negative_model.load, []
-    streaming = BlockSwapper.__init__
-
-    def noting(*args: Any, **options: Any) -> Any:
-        opened.append(load(*args, **options))
-        return opened[-1]
-
-    def counting(self: BlockSwapper, buffers: Any, *args: Any) -> None:
-        counts.append(len(buffers))
-        streaming(self, buffers, *args)
-
-    monkeypatch.setattr(negative_model, "load", noting)
-    monkeypatch.setattr(BlockSwapper, "__init__", counting)
-    assert np.array_equal(np.asarray(model.sample(1)[0], int), whole)
-    assert len(opened) == 1 and counts == [2]
-    assert not list(opened[0].parameters()), "no second denoiser stays in memory"
-    model.engine.close()
-
-
 def test_on_a_gpu_two_blocks_of_the_second_model_are_counted_and_the_rest_in_the_host(base: Base):
     from limner.assembly.resolve import resolve_base
     from limner.planning.phases import outside
@@ -163,7 +118,7 @@ def test_on_a_gpu_two_blocks_of_the_second_model_are_counted_and_the_rest_in_the
                 replace(spec, kind=kind), (32, 32), params=replace(params, guidance=guidance)
             ).stages
             (stage,) = (stage for stage in stages if stage.times == "sample step")
-            found[kind, guidance] = (stage.weights, stage.streamed_bytes)
+            found[kind, guidance] = (stage.weights, stage.swapped_bytes)
     assert found == {
         ("cuda", None): (whole, 2 * block),  # of two blocks, which are those that pass
         ("cuda", 1.0): (0, 0),

@@ -50,8 +50,8 @@ GUIDANCE, LAST_GUIDANCE, LAST = 7.0, 3.0, 3 / 48
 def tokenize(tokenizer: Any, caption: Sequence[str], *, text_length: int) -> Tensor:
     """One caption -> (1, L) token ids of the chat around it, at most ``text_length``."""
     (line,) = caption
-    said = [{"role": "user", "content": [{"type": "text", "text": line}]}]
-    chat = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    messages = [{"role": "user", "content": [{"type": "text", "text": line}]}]
+    chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     cut = {"max_length": text_length, "truncation": True, "add_special_tokens": False}
     return tokenizer([chat], **cut, return_tensors="pt").input_ids
 
