@@ -4,7 +4,9 @@ import pytest
 import torch
 import typer
 
-from limner.cli.calibration import calibrate_first
+from limner.cli import calibration
+from limner.cli.calibration import calibrate_first, calibrate_link
+from limner.errors import BadUsage
 from limner.planning import calibrate, local_device
 from limner.planning.cards import known
 from limner.planning.devices import of_card
@@ -73,3 +75,32 @@ def test_a_person_is_asked(machine, monkeypatch, answer):
     monkeypatch.setattr(typer, "confirm", lambda text, **_: questions.append(text) or answer)
     assert machine.begin() == answer
     assert "Measure it now" in questions[0]
+
+
+@pytest.fixture
+def link(tmp_path, monkeypatch):
+    """Has what is written here stand for the program that measures a link."""
+
+    def write(script):
+        (tmp_path / "fake_link.py").write_text(script)
+        monkeypatch.setattr(calibration, "LINK", "fake_link")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+    return write
+
+
+def test_the_link_between_processes_is_kept_with_the_rates_of_the_device(link):
+    link("import os; print(2e9 if os.environ['RANK'] == '0' and os.environ['WORLD_SIZE'] == '3' else 0)")
+    lines = []
+    cpu = Limits(device="cpu")
+    calibrate_link(cpu, 3, Reporter(lambda event: lines.append(str(getattr(event, "text", event)))))
+    assert local_device.device_for(cpu).rates.link == 2e9
+    assert "2 GB/s" in lines[0] and "3 processes" in lines[0]
+
+
+def test_a_link_that_cannot_be_measured_is_one_line(link):
+    link("import sys; sys.exit('no route to host')")
+    with pytest.raises(BadUsage, match="no route to host"):
+        calibrate_link(Limits(device="cpu"), 2, Reporter())

@@ -110,3 +110,27 @@ def test_a_device_can_be_measured_first(limner, verb):
     done = limner("plan", *FLUX, "--vram", "12GB", "--calibrate")
     assert done.status == 0, done.err
     assert [each.vram for each in asked] == ["12GB"]
+
+
+def test_several_gpus_are_planned_with_a_share_each(limner):
+    keys = (*FLUX, "--card", "H100", "--processes", "4", "--set", "train.batch=4")
+    done = limner("plan", *keys, "--set", "limits.shard=on", "--set", "limits.ram=256GB")
+    assert done.status == 0, done.err
+    assert "weights split over 4 processes (FSDP2)" in done.out and "at 360 GB/s" in done.out
+    assert "blocks gathered of shards" in done.out
+    plain = limner("plan", *keys, "--json")
+    value = json.loads(plain.out)
+    assert value["plan"]["shards"] == 1 and value["device"]["processes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (("--processes", "0"), "from 1 to 64"),
+        (("--processes", "4"), "train.batch"),
+        (("--set", "limits.shard=on"), "--processes 2"),
+    ],
+)
+def test_processes_that_cannot_be_are_one_line(limner, keys, words):
+    done = limner("plan", *FLUX, "--card", "H100", *keys)
+    assert done.status == 2 and words in done.err and done.err.count("\n") == 1

@@ -15,6 +15,7 @@ from limner.data.order import (
     SampledView,
     held_out,
     micro_batches,
+    passes,
     whole_ratio,
 )
 from limner.data.views import Scale, View, buckets, views
@@ -263,3 +264,11 @@ def test_shares_are_right_to_two_percent(weights):
         number / whole == pytest.approx(weight / total, rel=0.02)
         for number, weight in zip(numbers, weights, strict=True)
     )
+
+
+def test_processes_that_gather_together_compute_as_often_and_what_is_spare_counts_nothing():
+    shares = [[["a"], ["b"]], [["c"]], []]
+    assert list(passes(shares, 1, alike=False)) == [(["c"], 1.0)] and not [*passes(shares, 2, alike=False)]
+    passes_of = [list(passes(shares, process, alike=True)) for process in range(3)]
+    assert passes_of[0] == [(["a"], 1.0), (["b"], 1.0)]
+    assert passes_of[1] == [(["c"], 1.0), (["a"], 0.0)] and passes_of[2] == [(["a"], 0.0)] * 2

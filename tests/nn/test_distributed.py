@@ -98,3 +98,12 @@ def test_a_process_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch):
         with raises(ProcessLost) as error:
             act()
         assert "Connection closed by peer" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_that_is_gone_while_torch_gathers_is_one_line_and_other_errors_stay():
+    with raises(ProcessLost), distributed.passing_together():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:31")
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), distributed.passing_together():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(torch.OutOfMemoryError), distributed.passing_together():
+        raise torch.OutOfMemoryError("no room for a gloo buffer")

@@ -10,7 +10,6 @@ from limner.planning.devices import COMPILING, of_card, of_cpu
 from limner.planning.profile import Affine, OpCounts
 from limner.planning.time import (
     CostModel,
-    _waiting,
     accumulation_of,
     compile_seconds,
     seconds_of,
@@ -119,18 +118,6 @@ def test_hoisted_modulations_come_while_the_forward_pass_goes_on():
     computing = sum(crawling.forward) - crawling.forward[-1]
     assert waited == pytest.approx(every - computing, rel=0.01) and last < waited
     assert step_time_of(FLUX, crawling.plan, slow, batches=(2,)).waiting == pytest.approx(2 * waited)
-
-
-def test_blocks_and_modulations_share_one_copy_engine():
-    """By hand: two blocks of 1 s forward and 2 s back, one of them streamed; modulations of 3 s and 1 s."""
-    uses = [(1.0, 0.0, 0), (1.0, 2.0, 1), (2.0, 2.0, 1), (2.0, 0.0, 0)]
-    # waits 3 s, then computes 1 s, in which the second modulation comes; the block lies in its buffer
-    assert _waiting(uses, 2, 0.0, [3.0, 1.0]) == pytest.approx(3.0)
-    assert _waiting(uses, 2, 0.0, [3.0, 1.5]) == pytest.approx(3.5)
-    assert _waiting(uses, 2, 0.0) == 0.0
-    three = [(1.0, 2.0, 0), (1.0, 2.0, 1), (1.0, 2.0, 2), (1.0, 0.0, 2), (1.0, 2.0, 1), (1.0, 2.0, 0)]
-    apart = _waiting(three, 2, 0.0)
-    assert _waiting(three, 2, 0.0, [0.5, 0.5, 0.5]) > apart, "copies of both take their turns"
 
 
 def test_a_batch_is_its_micro_batches_and_one_update():

@@ -11,7 +11,7 @@ from limner.recipe.train import Lora
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training import checkpoint
-from limner.training.state import _completed
+from limner.training.checkpoint import completed
 from messages import raises
 from small import Told, equal, weights, wish
 
@@ -146,9 +146,9 @@ def test_a_checkpoint_from_before_a_key_was_there_counts_as_its_default():
     now = {"method": "lora", "inversion": [], "adapter": "", "optimizer": "adamw"}
     now["lora"] = Lora().model_dump(mode="json")
     before = {"lora": {"rank": 16}, "optimizer": "adamw"}
-    assert _completed(before) == now
-    assert _completed({**before, "lora": {"rank": 4}}) != now
-    assert _completed({"lora": None})["lora"] is None
+    assert completed(before) == now
+    assert completed({**before, "lora": {"rank": 4}}) != now
+    assert completed({"lora": None})["lora"] is None
 
 
 def test_a_run_of_an_older_version_goes_on_to_the_same_end(tiny_base, photos, tmp_path):

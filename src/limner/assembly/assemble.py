@@ -4,25 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
 from limner.assembly.training_adapter import TrainingAdapter
 from limner.graph.unit import Split, Unit, split
+from limner.imports import imported
 from limner.models.facts import Objective
 from limner.models.family import Family
 from limner.models.loading import fingerprint, load, skeleton
 from limner.models.placeholder import Placeholder
 from limner.models.source import Source
-from limner.nn.arch import empty
-from limner.nn.layers.adapter import Adapter
 from limner.nn.layers.quantized_linear import freeze, storable
 from limner.nn.memory.offload import Offload, cast_once, offloaded
 from limner.nn.memory.plan import Compute, Kind, Plan
 from limner.nn.rng import Places
 from limner.recipe.train import Train
+
+if TYPE_CHECKING:
+    from limner.nn.memory.sharding import Sharding
 
 DTYPES: dict[Compute, torch.dtype] = {
     "fp32": torch.float32,
@@ -258,6 +260,8 @@ class ModelSpec:
 
 
 META = torch.device("meta")
+SHARDING = "limner.nn.memory.sharding:Sharding"
+"""What splits a denoiser over processes: few runs do."""
 
 
 @dataclass
@@ -268,13 +272,15 @@ class Assembled:
         spec: What they are of.
         models: By name.
         sample_keys: Of the samples of the current micro-batch: adapters with dropout read them.
-        offload: Where the masters are, if they are in the host's memory.
+        offload: Where the masters are, if they are in the host's memory or in parts.
+        sharding: The parts of the denoiser, where it is split over the processes of the run.
     """
 
     spec: ModelSpec
     models: dict[str, Any]
     sample_keys: Places = field(default_factory=list)
-    offload: Offload | None = None
+    offload: "Offload | Sharding | None" = None
+    sharding: "Sharding | None" = None
 
     @property
     def denoiser(self) -> nn.Module:
@@ -314,72 +320,30 @@ def assemble(
         BadRecipe: A target matches nothing, or the device cannot multiply as the plan says.
         DiskFull: There is no room for what stays in files.
     """
-    model = _skeleton if device == META else _loaded
+    model = _skeleton if device == META else loaded
     assembly = Assembled(spec, {name: model(spec, plan, name, device, folder) for name in spec.cut.loaded})
     spec.trainable.attach(spec, assembly.models, assembly.sample_keys)
     if spec.adapter:
         spec.adapter.attach(assembly.denoiser, spec.dtype)
     if plan.optimizer_state == "host":
         assembly.offload = offloaded(assembly.denoiser, spec.dtype, device)
+    if plan.shards > 1 and device != META:
+        is_trained = not spec.trainable.freezes_base
+        assembly.sharding = imported(SHARDING)(
+            assembly.denoiser, spec.family.arch, device, is_trained=is_trained
+        )
+        assembly.offload = assembly.sharding if is_trained else None
     if spec.casts_inputs and cast_inputs:
         cast_once(assembly.denoiser, spec.family.arch, spec.dtype)
     return assembly
 
 
-def exchange(  # noqa: PLR0913  what models are made of
-    assembly: Assembled,
-    spec: ModelSpec,
-    adapters: Mapping[str, Adapter],
-    plan: Plan,
-    device: torch.device,
-    folder: Path | None,
-) -> None:
-    """Put the frozen denoiser of another base beneath adapters, in the place of the one that is there.
-
-    That one is emptied first, so that never two are in memory, whoever still holds it. What stands on it
-    (``nn.memory.engine``) has been taken off before.
-
-    Args:
-        assembly: Whose denoiser it is.
-        spec: The other base, of the same family.
-        adapters: Layer -> what is trained there: :func:`limner.nn.layers.lora.attached` before the first.
-        plan: As in :func:`assemble`.
-        device: As in :func:`assemble`.
-        folder: As in :func:`assemble`.
-
-    Raises:
-        BadBase: The base's files are missing or damaged. The assembly is without a denoiser then.
-    """
-    name = spec.family.denoiser
-    previous = assembly.models.pop(name, None)
-    for layer, adapter in adapters.items():
-        if previous is not None:
-            _put(previous, layer, adapter.base)
-        adapter.base = nn.Identity()
-    if previous is not None:
-        empty(previous)
-    denoiser = _loaded(spec, plan, name, device, folder)
-    for layer, adapter in adapters.items():
-        adapter.base = denoiser.get_submodule(layer)
-        _put(denoiser, layer, adapter)
-    if spec.adapter:
-        spec.adapter.attach(denoiser, spec.dtype)
-    if spec.casts_inputs:
-        cast_once(denoiser, spec.family.arch, spec.dtype)
-    assembly.models[name] = denoiser
-
-
-def _put(model: nn.Module, layer: str, module: nn.Module) -> None:
-    parent, _, attribute = layer.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, module)
-
-
-def _loaded(spec: ModelSpec, plan: Plan, name: str, device: torch.device, folder: Path | None) -> Any:
+def loaded(spec: ModelSpec, plan: Plan, name: str, device: torch.device, folder: Path | None) -> Any:
     """A model with its weights; of the denoiser those parts on the host that are to stay there."""
     dtype = load_dtype(spec, name)
     if name != spec.family.denoiser:
         return load(spec.family, spec.source, name, dtype=dtype, device=device)
-    if plan.optimizer_state == "host":
+    if plan.optimizer_state == "host" or plan.shards > 1:
         device = torch.device("cpu")
     return load(spec.family, spec.source, name, dtype=dtype, device=device, plan=plan, folder=folder)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.cli.calibration import calibrate_first
+from limner.cli.calibration import calibrate_first, calibrate_link
 from limner.cli.options import Events, Json, Option, Out, example, recipe_options, taking
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit
@@ -16,6 +16,7 @@ from limner.target import RunRequest, overrides_from, request_for, template
 PLANNING = (
     Option("--card", "card", str, 'Plan for this card: "RTX 3060", "4090", "A100".'),
     Option("--price", "price", float, "US dollars per hour of a rented device."),
+    Option("--processes", "processes", int, "Plan for so many GPUs of one machine, a process each.", 1),
     Option("--exact", "exact", bool, "Trace every block, though blocks repeat.", False),
     Option(
         "--calibrate",
@@ -26,6 +27,8 @@ PLANNING = (
     ),
 )
 """What only this verb asks."""
+MAX_PROCESSES = 64
+"""Processes, as of ``limner train``."""
 
 
 def register(app: typer.Typer) -> None:
@@ -56,11 +59,14 @@ def plan(
     from limner.cli.show import result
     from limner.planning.describe import lines
     from limner.planning.planner import plan as run
+    from limner.planning.several import parted
     from limner.run_folder import RunDir
 
     choices = {option.key: options.pop(option.key) for option in PLANNING}
     if choices["price"] is not None and choices["price"] < 0:
         raise BadUsage(f"--price is {choices['price']:g}; it must be at least 0 dollars per hour.")
+    if not 1 <= (processes := choices["processes"]) <= MAX_PROCESSES:
+        raise BadUsage(f"--processes is {processes}; it must be from 1 to {MAX_PROCESSES}.")
     as_json = as_json or events
     overrides = overrides_from(options)
     with session(as_json=as_json, events=events) as reporter:
@@ -70,14 +76,15 @@ def plan(
                 from limner.planning.calibrate import calibrate as measure
 
             measure(request.recipe.limits, reporter)
+            if processes > 1:
+                calibrate_link(request.recipe.limits, processes, reporter)
         elif choices["card"] is None:
             calibrate_first(request.recipe.limits, reporter, as_json=as_json)
         if "base" not in overrides and (target is None or request.sources):
             value, text = _survey(target, overrides, choices["card"], reporter)
         else:
-            estimate = run(
-                request.recipe, reporter, card=choices["card"], price=choices["price"], whole=choices["exact"]
-            )
+            recipe, device = parted(request.recipe, choices["card"], processes)
+            estimate = run(recipe, reporter, price=choices["price"], whole=choices["exact"], device=device)
             is_kept = target is not None and RunDir(request.out).write_plan(estimate.plain())
             value, text = estimate.plain(), lines(estimate)
             text += [f"Kept: {RunDir(request.out).plan_path}"] if is_kept else []

@@ -80,7 +80,7 @@ def train_together(count: int, arguments: Sequence[str] | None = None, grace: fl
     command = [sys.executable, "-m", "limner", *line]
     with tempfile.TemporaryDirectory(prefix="limner-") as folder:
         files = [Path(folder) / f"{rank}.json" for rank in range(count)]
-        port = _free_port()
+        port = free_port()
         processes = [
             _start(command, environment(rank, count, port) | {ERROR_FILE: str(files[rank])})
             for rank in range(count)
@@ -148,7 +148,7 @@ def _lives(pid: int, start: float) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port of this machine on which nobody listens now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]

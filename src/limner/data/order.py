@@ -220,3 +220,20 @@ def words(seed: int, domain: int, position: int, count: int) -> np.ndarray:
     # Philox counts up in its first word; the place stands in the last, where no count reaches it.
     counter = np.array([0, 0, 0, position], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(count)
+
+
+def passes(
+    shares: Sequence[list[list[SampledView]]], process: int, *, alike: bool
+) -> Iterator[tuple[list[SampledView], float]]:
+    """The micro-batches of a process, and what each counts.
+
+    Args:
+        shares: Micro-batches of each process.
+        process: Which.
+        alike: All compute as many: one that has fewer computes some that count nothing. Where weights are
+            split over processes, all gather as often.
+    """
+    yield from ((micro, 1.0) for micro in shares[process])
+    if alike:
+        spare = next(share for share in shares if share)[0]
+        yield from ((spare, 0.0) for _ in range(max(map(len, shares)) - len(shares[process])))

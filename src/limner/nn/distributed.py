@@ -1,6 +1,7 @@
 """Several processes as one: shares of the work, and sums that do not depend on who did what."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -55,7 +56,7 @@ def _over_all(number: int, op: Any) -> int:
         return number
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     extreme = torch.tensor(number, dtype=torch.int64, device=device)
-    with _reaching_all():
+    with reaching_all():
         distributed.all_reduce(extreme, op)
         return int(extreme)
 
@@ -65,13 +66,13 @@ def gather(entry: T) -> list[T]:
     if world() == 1:
         return [entry]
     entries: list[Any] = [None] * world()
-    with _reaching_all():
+    with reaching_all():
         distributed.all_gather_object(entries, entry)
     return entries
 
 
 @contextmanager
-def _reaching_all() -> Iterator[None]:
+def reaching_all() -> Iterator[None]:
     """Say in a line that another process is gone, where torch names sockets and its own source.
 
     Raises:
@@ -88,6 +89,22 @@ def _reaching_all() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def passing_together() -> Iterator[None]:
+    """The same around passes in which torch itself gathers weights: other errors stay what they are.
+
+    Raises:
+        ProcessLost: Another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not re.search("gloo|nccl", str(error), re.IGNORECASE):
+            raise
+        with reaching_all():
+            raise
+
+
 def local_world_size() -> int:
     """How many processes of this run share this machine's memory."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world())) if world() > 1 else 1
@@ -96,7 +113,7 @@ def local_world_size() -> int:
 def barrier() -> None:
     """Wait until every process is here."""
     if world() > 1:
-        with _reaching_all():
+        with reaching_all():
             distributed.barrier()
 
 
@@ -111,7 +128,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     parts = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     rest = torch.cat([loss.reshape(1).to(parts[0]), _there(parameters).to(parts[0])])
     flat = torch.cat([part.reshape(-1) for part in parts] + [rest])
-    with _reaching_all():
+    with reaching_all():
         distributed.all_reduce(flat)
     start = 0
     anywhere = flat[-len(parts) :].tolist()
@@ -126,12 +143,12 @@ def sum_on_host(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
     """The same for gradients in the host's memory, one by one: a buffer for all would be as large again."""
     group = _hosts()
     rest = torch.cat([loss.reshape(1).to(parameters[0]), _there(parameters).to(parameters[0])])
-    with _reaching_all():
+    with reaching_all():
         distributed.all_reduce(rest, group=group)
     for parameter, has_gradient in zip(parameters, rest[1:].tolist(), strict=True):
         if has_gradient:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            with _reaching_all():
+            with reaching_all():
                 distributed.all_reduce(parameter.grad, group=group)
     return rest[0]
 

@@ -46,6 +46,8 @@ class Fit:
     average: "Average | None" = None
     share: Callable[[Sequence[nn.Parameter], Tensor], Tensor] | None = None
     """Sums gradients and the loss over processes, when there are several; returns the summed loss."""
+    norm: Callable[[Sequence[nn.Parameter]], Tensor] | None = None
+    """The length of the whole gradient, where each process has a part of it."""
     anyone: Callable[[bool], bool] = bool
     """Whether any process says so: all give a step up when one of them ran out of memory."""
     half_gradients: HalfGradients | None = None
@@ -130,6 +132,8 @@ def _unscaled(config: Fit, losses: Losses, step: int) -> tuple[float, Tensor, fl
     config.scaler.unscale_(config.optimizer)
     if config.half_gradients:
         length = config.half_gradients.norm(config.parameters)
+    elif config.norm:
+        length = config.norm(config.parameters)
     else:
         length = nn.utils.get_total_norm([p.grad for p in config.parameters if p.grad is not None])
     return total.item(), length, length.item()  # the one place where the host waits for the device
@@ -182,9 +186,10 @@ def _move(config: Fit, step: int, factor: Tensor | None) -> None:
 class Average:
     """Exponential moving average of weights, which warms up so that early weights are soon forgotten."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, *, in_place: bool = False) -> None:
+        """``in_place``: others hold the memory of the weights, so that numbers are exchanged, not tensors."""
         self.parameters = list(parameters)
-        self.decay = decay
+        self.decay, self.in_place = decay, in_place
         self.shadow = [p.detach().clone() for p in parameters]
 
     def start(self, shadow: Sequence[Tensor]) -> None:
@@ -204,7 +209,13 @@ class Average:
         keep = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - keep)
 
+    @torch.no_grad()
     def swap(self) -> None:
-        """Exchange weights and average, which takes no memory; a second call restores them."""
+        """Exchange weights and average; a second call restores them. Takes no memory, or that of a weight."""
         for number, weight in enumerate(self.parameters):
-            weight.data, self.shadow[number] = self.shadow[number], weight.data
+            if self.in_place:
+                before = weight.detach().clone()
+                weight.copy_(self.shadow[number])
+                self.shadow[number].copy_(before)
+            else:
+                weight.data, self.shadow[number] = self.shadow[number], weight.data

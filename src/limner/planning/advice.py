@@ -155,7 +155,8 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     optimizer_state = (
         "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.optimizer_state else "fp32"
     )
-    moves = device.kind == "cuda" and request.trained.keeps_blocks
+    shards = request.shards[0]
+    moves = device.kind == "cuda" and request.trained.keeps_blocks and shards == 1
     small = device.kind == "cuda" and request.min_weight_precision != "16bit"
     plans = [
         (
@@ -165,6 +166,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
                 matmul_precision=request.matmul_precision,
                 checkpointed_blocks=checkpointed_blocks,
                 swapped_blocks=blocks if moves else 0,
+                shards=shards,
                 gradients="fp32" if profile.on_host else request.gradients(device)[-1],
                 optimizer_state="host" if profile.on_host else optimizer_state if small else "fp32",
                 mmap_weights=mmap_weights,

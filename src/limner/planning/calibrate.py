@@ -168,6 +168,7 @@ def measure(bench: Bench, device: Device, advance: Callable[[], None]) -> Rates:
         traffic=traffic,
         eager=eager,
         copy=copy,
+        link=device.rates.link,
         disk=device.rates.disk,
         launch=launch,
         expand=expand,

@@ -55,6 +55,8 @@ class PlanRequest:
     """Ways of storing the optimizer's state. The second is for AdamW, when nothing fits with the first."""
     image_pixels: int = PHOTO
     """Pixels of the largest picture file."""
+    shards: tuple[int, ...] = (1,)
+    """Processes that the denoiser's weights may be split over, fewest first; 1: each has all."""
 
     def teacher_share(self, plan: Plan) -> float:
         """Passes of the bare base for each micro-batch of a step, for a prior's teacher or a slider."""
@@ -162,6 +164,21 @@ def multiplied(request: PlanRequest, device: Device) -> PlanRequest:
         f"The run multiplies {' and '.join(request.weights)} in 8 bits, and {device.name} "
         f"{' and '.join(able)} only. Go on where it began, or begin another run with --out."
     )
+
+
+def optimizer_states(profile: Profile, device: Device, request: PlanRequest) -> list[OptimizerState]:
+    """Ways to store the optimizer's state, in the order to try them in. Most optimizers have one."""
+    if profile.on_host:
+        return ["host"]
+    if not optimizer_of(request.optimizer).in_8_bits or device.kind != "cuda":
+        return ["fp32"]
+    if request.optimizer_state == ("8bit",):  # a run that goes on as it began, whatever is wished now
+        return ["8bit"]
+    return [
+        state
+        for state in request.optimizer_state
+        if state == "fp32" or state == "8bit" and request.min_weight_precision != "16bit"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from limner.planning.choice import Choice, budget
 from limner.planning.devices import Device
 from limner.planning.planner import PlanResult
 from limner.planning.profile import folded
+from limner.planning.shards import passed_bytes
 from limner.planning.time import accumulation_of, compile_seconds
 from limner.recipe.fields import label
 
@@ -167,6 +168,13 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
     if plan.compute == "fp32" and device.kind == "cuda" and result.recipe.limits.compute_dtype == "auto":
         fp16 = f", and {result.profile.base} is not known to stay below fp16's 65504"
         yield f"fp32: {device.name} has no bf16{fp16 if device.rates.gemm.get('fp16') else ' or fp16'}"
+    if plan.shards > 1:
+        size, rate = passed_bytes(result.profile, plan), device.rates.link
+        steps = accumulation_of(plan, result.request.batches)
+        yield (
+            f"weights split over {plan.shards} processes (FSDP2): {human(round(size * steps))} come to each "
+            f"in a step, in {_seconds(size * steps / rate)} at {rate / 1e9:.3g} GB/s"
+        )
     if plan.optimizer_state in MOMENTS:
         yield MOMENTS[plan.optimizer_state]
     if plan.gradients == "bf16":
@@ -228,7 +236,10 @@ def _precision(result: PlanResult, plan: Plan) -> str:
 def _time(result: PlanResult, choice: Choice) -> Iterator[str]:
     step_time, total = choice.step_time, result.total
     assert total is not None
-    parts = {"waiting for copies": step_time.waiting, "recomputing": step_time.repeated}
+    parts = {
+        "waiting for shards" if choice.plan.shards > 1 else "waiting for copies": step_time.waiting,
+        "recomputing": step_time.repeated,
+    }
     shares = [
         f"{_seconds(seconds)} {name}"
         for name, seconds in parts.items()

@@ -15,6 +15,17 @@ FP32, FP32_ATTENTION, FP32_BACKWARD = 0.72, 0.6, 0.5
 """Share of the peak rate that fp32 products and attention reach. Assumed."""
 COPY = 0.75
 """Share of the bus's peak that pinned copies reach. Assumed; 24 to 26 of 31.5 GB/s are usual on PCIe 4."""
+NVLINK = {
+    **{"A100 SXM4": 300, "H100": 450, "H100 NVL": 300, "H100 PCIe": 0},
+    **{"H20": 450, "H200": 450, "B200": 900},
+}
+"""First words of a card's name -> 10^9 bytes per second that its NVLink has in one direction: half of what
+its maker's data sheet states. Cards of one name without NVLink are measured, not guessed: ``--calibrate``."""
+LINK, BUS_LINK = 0.8, 0.4
+"""Shares of NVLink's peak that gathers reach, and of pinned copies where cards have PCIe alone, so that what
+one sends to another passes through the computer's memory. Assumed."""
+LOOPBACK = 1e9
+"""Bytes per second that processes on processors gather over sockets (gloo). Assumed."""
 LAUNCH, SERVER_LAUNCH = 12e-6, 18e-6
 """Seconds that a desktop computer and a server take for one eager kernel: Python, torch's dispatch and
 autograd, and the views on the way to it. A device that is done sooner waits for it. A server's: what small
@@ -59,6 +70,8 @@ class Rates:
     """Bytes read and written by kernels that do it in order: copies, updates, what a compiler makes."""
     copy: float
     """Bytes from pinned memory to the device."""
+    link: float = LOOPBACK
+    """Bytes per second that come to a process while all gather what the others have: NCCL's bus bandwidth."""
     disk: float = DISK
     launch: float = LAUNCH
     """Seconds of the host for one eager kernel."""
@@ -214,6 +227,7 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         traffic=bandwidth * efficiency.traffic,
         eager=bandwidth * efficiency.eager,
         copy=card.pcie * 1e9 * COPY,
+        link=_link(card),
         launch=LAUNCH if card.desktop else SERVER_LAUNCH,
         eight={kind: peak * 1e12 * efficiency.eight[kind] for kind, peak in card.w8a8.items()},
     )
@@ -237,6 +251,12 @@ def of_card(card: Card, memory: int | None = None) -> Device:
         price=card.price,
         capability=card.capability,
     )
+
+
+def _link(card: Card) -> float:
+    """Bytes per second from card to card, as far as its name tells."""
+    name = next((name for name in sorted(NVLINK, key=len, reverse=True) if card.name.startswith(name)), "")
+    return NVLINK.get(name, 0) * 1e9 * LINK or card.pcie * 1e9 * COPY * BUS_LINK
 
 
 CORE = 5e10
@@ -280,6 +300,7 @@ def calibrated(device: Device, value: Any, day: str) -> Device:
     """
     rates = TypeAdapter(Rates).validate_python(value)
     rates = rates if rates.eight else replace(rates, eight=device.rates.eight)
+    rates = rates if "link" in value else replace(rates, link=device.rates.link)
     tables = {
         name: {**getattr(device.rates, name), **getattr(rates, name)}
         for name in ("gemm", "attention", "attention_backward")

@@ -17,6 +17,7 @@ from limner.planning.memory import (
     saved_bytes,
     state_bytes,
     stored_modulation,
+    trains_parts,
 )
 from limner.planning.profile import Block, Profile, Stage
 from limner.recipe.optimizers import optimizer_of
@@ -81,6 +82,8 @@ def host_memory_of(
     """
     training = resident(profile, plan, optimizer, average=average)
     snapshot = 0 if profile.on_host else saved_bytes(profile, plan, optimizer, average=average)
+    if plan.shards > 1:  # the first of the processes gathers it; of the computer each has a share
+        snapshot = -(-snapshot // plan.shards)
     hosts: dict[Phase, HostMemory] = {
         "load": _loading(profile, plan),
         "cache": caching(profile, plan, image_pixels=image_pixels),
@@ -148,6 +151,10 @@ def _loading(profile: Profile, plan: Plan) -> HostMemory:
     parts = [_read(profile, block, plan) for block in _away(profile, plan)]
     if plan.precompute_modulation and profile.cast:
         parts += [block.modulation for block in (profile.rest, *profile.blocks)]
+    if plan.shards > 1:  # whole there before it is split: pages of its files, unless it is cast or trained
+        trained = MASTER * profile.trained * trains_parts(profile, plan)
+        copies = sum(frozen_bytes(block, plan) for block in profile.blocks) * profile.cast
+        return HostMemory(LIBRARIES + trained + copies)
     # each part is laid into its file, or its locked place, while it is still there as it was read
     code_bytes = coding(_away(profile, plan), plan)
     base_bytes = LIBRARIES + (code_bytes + MALLOC_SLACK if code_bytes else 0)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from limner.imports import imported
 from limner.nn.memory.plan import BITS, CONTEXT, PORTION, Kind, Plan, Weights, coding_bytes, stored_bytes
 from limner.nn.memory.segments import expandable
 from limner.planning.profile import Block, Profile
@@ -75,6 +76,7 @@ def train_memory(
         device_kind: Sort of device.
     """
     causes = _resident(profile, plan, optimizer, average=average, device_kind=device_kind)
+    profile = part_of(profile, plan)
     moments = [*_moments(profile, plan, accumulation_steps), _step(profile, plan, optimizer)]
     activations, gradients = max(moments, key=sum)
     return _need(causes, activations, gradients, device_kind, _holes(profile, plan))
@@ -115,7 +117,7 @@ def sample_memory(
     weights, activations = _fullest(profile, "sample", layer_by_layer=layer_by_layer)
     causes["weights"] += weights
     if not profile.on_host:
-        causes["optimizer"] += optimizer_of(optimizer).parked_bytes * profile.trained
+        causes["optimizer"] += optimizer_of(optimizer).parked_bytes * part_of(profile, plan).trained
     return _need(causes, activations, 0, device_kind)
 
 
@@ -202,9 +204,25 @@ def moving_bytes(
     """
     if profile.on_host:
         return 0
+    all_reduce = all_reduce and not trains_parts(profile, plan)
+    profile = part_of(profile, plan)
     state = state_bytes(profile, plan, optimizer) if first and not optimizer_of(optimizer).paged else 0
     scratch = round(scratch_bytes(profile, optimizer)) + _portion(profile, plan)
     return scratch + state + all_reduce * MASTER * profile.learning
+
+
+def part_of(profile: Profile, plan: Plan) -> Profile:
+    """The profile of what stays in one process, where weights are split over several."""
+    return imported("limner.planning.shards:part_of")(profile, plan) if plan.shards > 1 else profile
+
+
+def trains_parts(profile: Profile, plan: Plan) -> bool:
+    """Whether what is trained is split over processes."""
+    return plan.shards > 1 and imported("limner.planning.shards:trains_blocks")(profile)
+
+
+def _gathered_bytes(profile: Profile, plan: Plan) -> int:
+    return imported("limner.planning.shards:gathered_bytes")(profile, plan)
 
 
 def saved_bytes(profile: Profile, plan: Plan, optimizer: str, *, average: bool) -> int:
@@ -244,6 +262,8 @@ def _resident(
     profile: Profile, plan: Plan, optimizer: str, *, average: bool, device_kind: Kind
 ) -> dict[str, int]:
     """Bytes that are there all the time, by cause."""
+    extra = {"gathered": _gathered_bytes(profile, plan)} if plan.shards > 1 else {}
+    profile = part_of(profile, plan)
     swapped_blocks = set(plan.swapped_of(len(profile.blocks)))
     stay = [block for number, block in enumerate(profile.blocks) if number not in swapped_blocks]
     rest = profile.rest
@@ -262,6 +282,7 @@ def _resident(
         "trained" if profile.whole else "adapter": trained,
         "optimizer": 0 if elsewhere else state_bytes(profile, plan, optimizer),
         "streaming": slot_bytes(profile, plan) + _passing(profile, plan),
+        **extra,
         "workspace": WORKSPACE[device_kind],
         "context": CONTEXT[device_kind],
     }

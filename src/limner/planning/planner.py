@@ -12,6 +12,7 @@ from limner.assembly.base import PENDING, ResolvedBase, fp16_of, sample_settings
 from limner.assembly.phases import phase
 from limner.data.order import QUANTILES
 from limner.errors import DoesNotFit
+from limner.imports import imported
 from limner.models.registry import hub_bases
 from limner.models.source import hub_page
 from limner.nn.memory.plan import OptimizerState, Plan, PreviousPrecision
@@ -186,6 +187,8 @@ class PlanResult:
                 "ram_assumed": device.ram_assumed,
                 "rates": device.source,
                 "measured": device.measured,
+                "processes": device.processes,
+                "link": device.rates.link,
             },
         }
 
@@ -288,6 +291,9 @@ def _request(
 ) -> PlanRequest:
     """What a plan is asked for: by the recipe, the device, and a run that goes on."""
     request = request_of(recipe, device, counts.sizes, fp16=fp16)
+    if device.processes > 1 or recipe.limits.shard == "on":
+        shards_of = imported("limner.planning.sharded:shards_of")  # most runs have one process
+        request = replace(request, shards=shards_of(recipe, device.processes, request.compute))
     return multiplied(_within(previous, request) if previous else request, device)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from limner.errors import BadRecipe, DoesNotFit
+from limner.imports import imported
 from limner.nn import distributed
 from limner.nn.memory.plan import Plan, PreviousPrecision, RunPlan
 from limner.planning.devices import Device
@@ -14,7 +15,7 @@ from limner.planning.planner import PlanResult, plan
 from limner.planning.time import accumulation_of
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.reporter import Reporter, counted
+from limner.reporter import Reporter
 
 UNEQUAL = 1.1
 """One device may take so much more than the smallest before it gets a plan of its own."""
@@ -40,38 +41,20 @@ def plan_run(recipe: Recipe, reporter: Reporter, previous: PreviousPrecision | N
     if distributed.world() == 1:
         return run_plan_of(plan(recipe, reporter, device=device, previous=previous))
     local, common = _local(device), shared(device)
-    run_plan = run_plan_of(plan(_share(recipe), reporter, device=common, previous=previous))
+    share_of = imported("limner.planning.several:share_of")  # most runs have one process
+    run_plan = run_plan_of(
+        plan(share_of(recipe, distributed.world()), reporter, device=common, previous=previous)
+    )
     # each tells all, or one would wait for a word that another has no reason to give
     entries = distributed.gather((local.free, local.name, run_plan.plan))
     precision = _agreed(entries)
+    if run_plan.plan.shards > 1:
+        return run_plan
     is_unequal = max(free for free, *_ in entries) > UNEQUAL * min(free for free, *_ in entries)
     if recipe.train.method == "full" or not is_unequal:  # moments on the host of one, and not of another
         return run_plan
     unequal = plan(_unequal_share(recipe), reporter, device=local, previous=precision)
     return _together(recipe, run_plan_of(unequal))
-
-
-def _images(recipe: Recipe) -> int:
-    """Of one step, those of the prior among them."""
-    return recipe.train.batch + (recipe.prior.batch if recipe.prior.wanted else 0)
-
-
-def _share(recipe: Recipe) -> Recipe:
-    """The recipe with the images that one of equal processes computes in a step.
-
-    Raises:
-        BadRecipe: There are not enough for all.
-    """
-    count = distributed.world()
-    if (images := _images(recipe)) < count:
-        raise BadRecipe(
-            f"{count} processes train together, and a step has {counted(images, 'image')} (train.batch): "
-            f"each computes one at least. Set train.batch to {count} or more, or start fewer processes."
-        )
-    changes = {"train.batch": math.ceil(recipe.train.batch / count)}
-    if recipe.prior.wanted:
-        changes["prior.batch"] = math.ceil(recipe.prior.batch / count)
-    return change(recipe, changes)
 
 
 def _unequal_share(recipe: Recipe) -> Recipe:
@@ -86,7 +69,8 @@ def _unequal_share(recipe: Recipe) -> Recipe:
 def _together(recipe: Recipe, run_plan: RunPlan) -> RunPlan:
     """The plan of one of unequal processes, with the time of a step that they take together."""
     entries = distributed.gather((run_plan.plan.micro_batch, run_plan.seconds_per_micro_batch))
-    seconds = _images(recipe) / sum(micro_batch / seconds for micro_batch, seconds in entries)
+    images_of = imported("limner.planning.several:images_of")
+    seconds = images_of(recipe) / sum(micro_batch / seconds for micro_batch, seconds in entries)
     record = {
         **run_plan.record,
         "seconds_per_step": seconds,
@@ -110,7 +94,7 @@ def _agreed(entries: Sequence[tuple[int, str, Plan]]) -> PreviousPrecision:
     """The precision of the device that may take least, given (bytes, device, plan) of each process.
 
     Raises:
-        BadRecipe: Devices compute in different types of numbers.
+        BadRecipe: Devices compute in different types of numbers, or would split weights and not.
     """
     computes = {plan.compute: name for _, name, plan in entries}
     if len(computes) > 1:
@@ -118,6 +102,11 @@ def _agreed(entries: Sequence[tuple[int, str, Plan]]) -> PreviousPrecision:
         raise BadRecipe(
             f"The processes of this run would compute in {devices}. Set limits.compute_dtype to one that all "
             "have, or train on devices of one kind."
+        )
+    if len({plan.shards for _, _, plan in entries}) > 1:
+        raise BadRecipe(
+            "The devices of this run differ in whether weights are to be split over its processes. Set "
+            'limits.shard = "on" or "off".'
         )
     return _precision_of(min(entries, key=lambda entry: entry[0])[2])
 
@@ -172,12 +161,5 @@ def shared(device: Device) -> Device:
 
 def _local(device: Device) -> Device:
     """What this process may take, beside others on the same machine."""
-    share = distributed.local_world_size()
-    free = device.free if device.kind == "cuda" else device.free // share
-    return replace(
-        device,
-        free=free,
-        ram=device.ram // share,
-        pinned=device.pinned // share,
-        processes=distributed.world(),
-    )
+    one_of = imported("limner.planning.several:one_of")
+    return one_of(device, distributed.world(), distributed.local_world_size())

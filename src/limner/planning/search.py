@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from limner.errors import DoesNotFit
+from limner.imports import imported
 from limner.nn.memory.plan import OptimizerState, Plan
 from limner.planning import memory
 from limner.planning.choice import (
@@ -36,13 +37,13 @@ from limner.planning.choice import (
     holds,
     host_memory,
     mechanism_count,
+    optimizer_states,
     rank,
     sample_memory,
 )
 from limner.planning.devices import Device
 from limner.planning.profile import Profile
 from limner.planning.time import CostModel, accumulation_of, compile_seconds, update_seconds
-from limner.recipe.optimizers import optimizer_of
 
 TIE = 0.03
 """Plans that take at most this share longer than the fastest count as equally fast."""
@@ -55,7 +56,8 @@ SHRINK = 0.9
 def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """The fastest plan that fits; of those within ``TIE`` of it the most precise, then the simplest.
 
-    Of the plans that are as precise, no less simple, and within ``LEEWAY`` of that one, the smallest.
+    Of the plans that are as precise, no less simple, and within ``LEEWAY`` of that one, the smallest. Weights
+    are split over processes where nothing else fits, or where they are trained and that is faster.
 
     Args:
         profile: Of the base, the adapter and the largest bucket.
@@ -65,13 +67,25 @@ def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     Raises:
         DoesNotFit: No plan does. The message has no remedy yet: ``advice`` looks for one.
     """
-    for optimizer_state in _moments(profile, device, request):
+    whole = _unsplit(profile, device, request) if 1 in request.shards else None
+    split = None
+    if request.shards[-1] > 1 and not (whole and request.trained.keeps_blocks):
+        split = imported("limner.planning.sharded:sharded")(profile, device, request)
+    choices = [choice for choice in (whole, split) if choice]
+    if not choices:
+        raise DoesNotFit(f"No plan of {profile.base} fits {device.name}.")
+    return min(choices, key=lambda choice: choice.step_time.seconds)
+
+
+def _unsplit(profile: Profile, device: Device, request: PlanRequest) -> Choice | None:
+    """The best plan with the whole model in each process."""
+    for optimizer_state in optimizer_states(profile, device, request):
         space = _Space(profile, device, request, optimizer_state)
         if plan := space.fastest():
             choice = assess(profile, device, request, plan)
             assert fits(choice, device), plan  # what was summed up is what is counted in one go
             return choice
-    raise DoesNotFit(f"No plan of {profile.base} fits {device.name}.")
+    return None
 
 
 def below(
@@ -110,6 +124,7 @@ def below(
             weight_kinds=(plan.weights,),
             optimizer_state=(plan.optimizer_state,),
             code_modulations=plan.code_modulations,
+            shards=(plan.shards,),
         ),
     )
     cache_fields = {name: getattr(plan, name) for name in ENCODING[0]}
@@ -137,21 +152,6 @@ def encoded_below(
     if smaller := encoding(profile, tighter, plan, request):
         return smaller
     raise DoesNotFit(f"No way to fill the cache of {profile.base} needs clearly less than {reserved} bytes.")
-
-
-def _moments(profile: Profile, device: Device, request: PlanRequest) -> list[OptimizerState]:
-    """What to try, in this order. Most optimizers store their state in one way."""
-    if profile.on_host:
-        return ["host"]
-    if not optimizer_of(request.optimizer).in_8_bits or device.kind != "cuda":
-        return ["fp32"]
-    if request.optimizer_state == ("8bit",):  # a run that goes on as it began, whatever is wished now
-        return ["8bit"]
-    return [
-        state
-        for state in request.optimizer_state
-        if state == "fp32" or state == "8bit" and request.min_weight_precision != "16bit"
-    ]
 
 
 _Storage = tuple[bool, bool, int, int]

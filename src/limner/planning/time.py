@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
 
+from limner.imports import imported
 from limner.nn.memory.plan import BITS, Compute, Plan, Weights
 from limner.planning import devices
 from limner.planning.devices import COMPILING, HOST_TRAFFIC, Device
-from limner.planning.memory import MASTER, frozen_bytes, state_bytes
+from limner.planning.memory import MASTER, frozen_bytes, part_of, state_bytes
 from limner.planning.profile import Block, OpCounts, Profile, Stage
 
 UPDATE = 24
@@ -198,6 +199,8 @@ class CostModel:
         self, checkpointed_blocks: int, swapped_blocks: Sequence[int], *, mmap_weights: bool = False
     ) -> tuple[float, float]:
         """Seconds of a micro-batch in the middle of a run, and those of them that are waited for copies."""
+        if self.plan.shards > 1:
+            return imported("limner.planning.shards:seconds")(self, checkpointed_blocks)
         blocks = range(len(self.forward))
         back = [self.backward[n] + (self.recompute[n] if n < checkpointed_blocks else 0.0) for n in blocks]
         busy = self.once + self.repeated[checkpointed_blocks]
@@ -209,7 +212,8 @@ class CostModel:
         swap_set = set(swapped_blocks)
         passes = [(n, self.forward[n]) for n in blocks] + [(n, back[n]) for n in reversed(blocks)]
         uses = [(seconds, self.bytes[n] / copy if n in swap_set else 0.0, n) for n, seconds in passes]
-        waiting = _waiting(
+        waiting_of = imported("limner.planning.copies:waiting_of")
+        waiting = waiting_of(
             uses, max(2, self.plan.swap_buffers), self.rest, ahead if self.modulation_bytes else []
         )
         copying = sum(self.bytes[n] for n in swap_set) / copy
@@ -242,89 +246,19 @@ def _giving(profile: Profile, device: Device) -> float:
     return seconds if profile.on_host else 0.0
 
 
-class _Copier:
-    """One copy engine: blocks come when a buffer is free, a pass's modulations when there is nothing else.
-
-    Args:
-        ahead: Seconds that the modulations of each use take to come.
-    """
-
-    def __init__(self, ahead: Sequence[float]) -> None:
-        self.ahead, self.clock, self.start = ahead, 0.0, 0.0
-        self.arrivals: list[float] = []
-        """When the modulations of the pass came, as far as they did."""
-
-    def begin(self, now: float) -> None:
-        """A pass begins: its modulations may come from now on."""
-        self.start, self.arrivals = now, []
-
-    def _next(self) -> float:
-        return max(self.clock, self.start) + self.ahead[len(self.arrivals)]
-
-    def _bring(self) -> None:
-        self.clock = self._next()
-        self.arrivals.append(self.clock)
-
-    def modulations(self, position: int) -> float:
-        """When those of a use are there."""
-        while len(self.arrivals) <= position:
-            self._bring()
-        return self.arrivals[position]
-
-    def block(self, room: float, seconds: float) -> float:
-        """When a block is there whose buffer is free at ``room``."""
-        while len(self.arrivals) < len(self.ahead) and self._next() <= room:
-            self._bring()
-        self.clock = max(self.clock, room) + seconds
-        return self.clock
-
-
-def _waiting(
-    uses: Sequence[tuple[float, float, int]], swap_buffers: int, pause: float, ahead: Sequence[float] = ()
-) -> float:
-    """Seconds that a pass waits for copies, from the second pass on, when buffers are full already.
-
-    Args:
-        uses: (seconds of computation, seconds of its copy or 0, block) in running order.
-        swap_buffers: Buffers. The block that was used longest ago makes room.
-        pause: Seconds of computation between two passes, in which copies go on.
-        ahead: Seconds that the modulations of each of the first uses take to come.
-    """
-    now = waiting = 0.0
-    copier = _Copier(ahead)
-    resident: list[int] = []  # swapped blocks in the buffers, the one used longest ago first
-    last_use: dict[int, float] = {}  # of those: when the last computation that read the buffer ended
-    for _ in range(2):  # the first pass fills the buffers, only the second one counts
-        waiting = 0.0
-        copier.begin(now)
-        for position, (seconds, copy_seconds, block) in enumerate(uses):
-            # A block can begin when its modulations and its weights have come.
-            ready = copier.modulations(position) if position < len(ahead) else 0.0
-            if copy_seconds:
-                if block in last_use:  # in its buffer still, as after the turn from forward to backward
-                    resident.remove(block)
-                else:  # the copy may start when the oldest buffer is no longer read
-                    victim = resident.pop(0) if len(resident) == swap_buffers else None
-                    room = 0.0 if victim is None else last_use.pop(victim)
-                    ready = max(ready, copier.block(room, copy_seconds))
-                resident.append(block)
-            waiting += max(0.0, ready - now)
-            now = max(now, ready) + seconds
-            if copy_seconds:
-                last_use[block] = now
-        now += pause
-    return waiting
-
-
 def update_seconds(profile: Profile, plan: Plan, device: Device, optimizer: str) -> float:
-    """Seconds of the optimizer's step: bytes and launches."""
+    """Seconds of the optimizer's step: bytes and launches, and summing gradients over processes."""
     halves = plan.gradients == "bf16"
+    summing = 0.0
+    if device.processes > 1:
+        summing = imported("limner.planning.shards:summing_seconds")(profile, plan, device)
+    profile = part_of(profile, plan)
     bytes_moved = (UPDATE + HALVING * halves) * profile.learning + 2 * state_bytes(profile, plan, optimizer)
     if profile.on_host:
-        return bytes_moved / HOST_TRAFFIC + profile.whole / device.rates.copy
+        return bytes_moved / HOST_TRAFFIC + profile.whole / device.rates.copy + summing
     launches = (UPDATE_LAUNCHES + HALVING_LAUNCHES * halves) * profile.tensors * device.rates.launch
     busy = bytes_moved / device.rates.traffic
-    return busy + launches if device.kind == "cpu" else max(busy, launches)
+    return summing + (busy + launches if device.kind == "cpu" else max(busy, launches))
 
 
 def accumulation_of(plan: Plan, batches: Iterable[int]) -> int:

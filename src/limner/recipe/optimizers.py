@@ -65,6 +65,9 @@ class Optimizer:
     """The optimizer with the same update and 8-bit state, which the plan may choose instead."""
     in_portions: bool = False
     """Whether it may step some tensors now and others later, and be the same."""
+    in_parts: bool = False
+    """Whether its step of a number reads what belongs to that number alone, so that a part of a tensor is
+    stepped like the whole (``nn.memory.sharding``)."""
     on_host: bool = False
     """Whether the plan may keep its state, and step, in the memory of the host (``nn.memory.offload``)."""
 
@@ -81,6 +84,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             state_bytes=8,  # two moments in fp32
             in_8_bits="adamw8bit",
             in_portions=True,
+            in_parts=True,
             on_host=True,
         ),
         Optimizer(

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from limner.errors import BadRecipe
+from limner.imports import imported
 from limner.recipe import contradictions, objectives
 from limner.recipe.fields import (
     ConceptType,
@@ -229,6 +230,10 @@ class Limits(Section):
     micro_batch: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[1])
     """Largest micro-batch: images that pass through the device at once; the rest of the batch is gradient
     accumulation. Unset: the whole batch. Less memory, the same result."""
+    shard: Literal["auto", "off", "on"] = "auto"
+    """Shard the denoiser's weights over the processes of the run (FSDP2); for train.method "full" gradients
+    and optimizer states too. auto: where the plan finds that nothing else fits, or that it is faster for a
+    full fine-tune. The same training, to rounding."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
     exclusive: bool | None = Field(default=None, examples=[False])
@@ -322,4 +327,6 @@ class Recipe(Section):
         objectives.refuse_pairs(self)
         contradictions.refuse_prior(self)
         contradictions.refuse_masks(self)
+        if self.limits.shard == "on":
+            imported("limner.recipe.sharding:refuse_shard")(self)
         return self

@@ -88,25 +88,26 @@ ALIASES: Mapping[str, str] = {
     "slider.negative": "slider.negative_prompt slider.unconditional",
     "slider.guidance": "slider.guidance_strength slider.guidance_scale",
     "track.with": "report_to log_with",
+    "limits.shard": "fsdp use_fsdp fsdp_enable enable_fsdp",
 }
 """Our key -> the spellings of it that are read as well, at the top of the file or in any table.
 
 One with a dot is read in that table only, before one without."""
 
 PLANNER_KEYS = """
+    fsdp_version fsdp_config fsdp_reshard_after_forward fsdp_cpu_offload fsdp_transformer_layer_cls_to_wrap
     gradient_checkpointing gradient_checkpointing_interval gradient_checkpointing_offload
     cpu_offload_checkpointing blockwise_fused_optimizers fused_backward_pass fused_optimizer_groups
     blocks_to_swap double_blocks_to_swap single_blocks_to_swap block_swap blocks_swap
     blocks_to_swap_while_sampling layer_offload_fraction layer_offloading
-    layer_offloading_transformer_percent offload enable_model_cpu_offload offload_optimizer
-    offload_param group_offload enable_group_offload group_offload_type group_offload_blocks_per_group
-    group_offload_use_stream enable_async_offloading enable_activation_offloading
-    img_in_txt_in_offloading split_mode fp8_base fp8_base_unet fp8_scaled fp8_llm fp8_vl fp8_t5
-    fp8_text_encoder fp8_fast nf4 quantize quantize_te quantize_via quantization qtype qtype_te
-    quantized base_model_precision text_encoder_precision base_model_default_dtype
-    transformer_weight_dtype unet_weight_dtype weight_dtype load_in_8bit load_in_4bit
-    bnb_4bit_compute_dtype mixed_precision bf16 fp16 full_bf16 full_fp16 train_dtype
-    fallback_train_dtype dtype mem_eff_attn xformers sdpa flash_attn sage_attn flash3 attn_mode
+    layer_offloading_transformer_percent offload enable_model_cpu_offload offload_optimizer offload_param
+    group_offload enable_group_offload group_offload_type group_offload_blocks_per_group
+    group_offload_use_stream enable_async_offloading enable_activation_offloading img_in_txt_in_offloading
+    split_mode fp8_base fp8_base_unet fp8_scaled fp8_llm fp8_vl fp8_t5 fp8_text_encoder fp8_fast nf4
+    quantize quantize_te quantize_via quantization qtype qtype_te quantized base_model_precision
+    text_encoder_precision base_model_default_dtype transformer_weight_dtype unet_weight_dtype weight_dtype
+    load_in_8bit load_in_4bit bnb_4bit_compute_dtype mixed_precision bf16 fp16 full_bf16 full_fp16
+    train_dtype fallback_train_dtype dtype mem_eff_attn xformers sdpa flash_attn sage_attn flash3 attn_mode
     split_attn attention_mechanism enable_xformers_memory_efficient_attention attention_backend
     vae_batch_size vae_tiling vae_slicing vae_enable_tiling vae_enable_slicing
     vae_spatial_tile_sample_min_size lowram highvram low_vram lowvram low_cpu_mem_usage torch_compile
@@ -336,6 +337,11 @@ def _taught(kind: str) -> Callable[[Any], Any]:
     return lambda value: {True: kind, False: "images"}[value] if isinstance(value, bool) else value
 
 
+def _sharded(value: Any) -> Any:
+    """FSDP as others switch it on: true, or a strategy of transformers ("full_shard auto_wrap")."""
+    return {"True": "on", "False": "off"}.get(str(value), "on" if "_shard" in str(value) else value)
+
+
 def _masks(source: str) -> Callable[[Any], Any]:
     """A reader of switches that say where masks are."""
     return lambda value: {True: source, False: None}[value] if isinstance(value, bool) else value
@@ -346,6 +352,7 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "blank_prompt_preservation": _taught("blank"),
     "alpha_mask": _masks("alpha"),
     "masked_training": _masks("sidecar"),
+    **dict.fromkeys(("fsdp", "use_fsdp", "fsdp_enable", "enable_fsdp"), _sharded),
     "use_8bit_adam": _adam8bit,
     "use_dora": _decomposed,
     "lora_decompose": _decomposed,

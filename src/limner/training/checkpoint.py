@@ -2,8 +2,8 @@
 
 The header holds one entry, ``"<format> <digest> <body>"``: ``body`` is the JSON of the facts and of the
 skeleton that ``nn.serialize`` makes of the state; ``digest`` is a SHA-256 over the body and over name,
-type, shape
-and bytes of every tensor. What ``load`` returns is therefore what ``save`` was given. Nothing is unpickled.
+type, shape and bytes of every tensor. What ``load`` returns is therefore what ``save`` was given. Nothing is
+unpickled.
 """
 
 import errno
@@ -24,6 +24,7 @@ from torch import Tensor
 from limner.errors import BadCheckpoint
 from limner.files import atomic_write, require_space
 from limner.nn.serialize import pack, unpack
+from limner.recipe.train import Lora
 from limner.run_folder import CHECKPOINT_ENTRY, RunDir
 
 if TYPE_CHECKING:
@@ -302,3 +303,26 @@ def initial_lora_record(run: RunDir) -> dict[str, str]:
             f"{run.init_path} is damaged ({error}). Remove it: it is a record only."
         ) from error
     return {entry: str(record[key]) for key, entry in INITIAL_LORA.items() if key in record}
+
+
+def difference_text(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What has changed, as recipes say it; the files of a base have no word there."""
+    versions = {f"train.{key}": (before.get(key), now[key]) for key in ("optimizer", "method")}
+    lora = before.get("lora")
+    if isinstance(lora, dict):
+        versions |= {f"lora.{key}": (lora.get(key), value) for key, value in now["lora"].items()}
+    pairs = [f"{key} was {old}, is {new}" for key, (old, new) in versions.items() if old != new]
+    return f" ({'; '.join(pairs)})" if pairs else ""
+
+
+def completed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a checkpoint with what a recipe could not say yet when it was written, as it was then."""
+    lora = facts.get("lora")
+    defaults = Lora().model_dump(mode="json")
+    return {
+        "method": "lora",
+        "inversion": [],
+        "adapter": "",
+        **facts,
+        "lora": {**defaults, **lora} if isinstance(lora, dict) else lora,
+    }

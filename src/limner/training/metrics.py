@@ -8,21 +8,44 @@ import math
 import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from limner.early_stopping import EACH, early_stop
 from limner.errors import BadRecipe, Diverged, first_line
-from limner.events import Validated
+from limner.events import StepDone, Validated
 from limner.files import write_text
 from limner.nn import distributed
+from limner.nn.loop import Step
 from limner.recipe.schema import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
+from limner.training.monitor import loss_scale, peak
 
 if TYPE_CHECKING:
     from limner.training.state import TrainState
+
+
+def row_of(step: Step, seconds: float, state: "TrainState") -> dict[str, Any]:
+    """What ``metrics.jsonl`` says of a step."""
+    return {
+        "step": step.number,
+        "loss": step.loss,
+        "norm": step.norm,
+        "learning_rate": state.model.full_rate * step.rate,
+        "seconds": round(seconds, 4),
+        "bytes": peak(state.resolved.device),
+        "time": round(time.time(), 3),
+        **loss_scale(state.scaler, step.repeats),
+    }
+
+
+def step_done(row: Mapping[str, Any], steps: int) -> StepDone:
+    """A row as whoever follows the run hears it, of so many steps."""
+    names = ("step", "loss", "norm", "learning_rate", "seconds", "bytes")
+    return StepDone(steps=steps, **{name: row[name] for name in names})
 
 
 def evaluate(state: "TrainState", step: int, reporter: Reporter) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from limner.assembly.assemble import ModelSpec, assemble, exchange
+from limner.assembly.assemble import ModelSpec, assemble
 from limner.assembly.resolve import Resolved, cache_root
 from limner.assembly.training_adapter import enable_pairs
-from limner.data.order import QUANTILES, Pace, SampledView, micro_batches
+from limner.data.order import QUANTILES, Pace, SampledView, micro_batches, passes
 from limner.errors import BrokenGraph, LimnerError, Stopped, first_line
 from limner.graph.unit import run as run_units
 from limner.imports import imported
@@ -36,6 +36,9 @@ from limner.training.cache import Store, joined
 from limner.training.oom_fallback import release
 from limner.training.rows import text_values
 from limner.training.samples import prompt_groups
+
+if TYPE_CHECKING:
+    from limner.nn.memory.sharding import Sharding
 
 
 def rate(resolved: Resolved, name: str) -> float:
@@ -70,7 +73,8 @@ class TrainableModel:
         text_units = [unit for unit in self.live_units if set(unit.writes) <= text_values(resolved)]
         self._read = partial(run_units, text_units, self.models)
         self.offload = self.assembly.offload
-        """Where the trained weights are, if not on the device."""
+        """Where the trained weights are, if not whole on the device."""
+        self.sharding = self.assembly.sharding
         self.engine, self.half_gradients = self._equipped(), self._halved()
         is_slider = self.recipe.train.objective == "slider"
         self.full_rate = rate(resolved, next(iter(resolved.first_layers)))
@@ -117,6 +121,11 @@ class TrainableModel:
         self.engine, self.half_gradients = self._equipped(), self._halved()
 
     @property
+    def parts(self) -> "Sharding | None":
+        """The parts of the trained weights, where those are split over processes."""
+        return self.sharding if self.offload is self.sharding else None
+
+    @property
     def parameters(self) -> list[nn.Parameter]:
         """Everything trained, in a fixed order."""
         return [weight for weights in self.assembly.named().values() for weight in weights.values()]
@@ -137,14 +146,21 @@ class TrainableModel:
         return groups
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Model -> trained tensors by name."""
-        return {name: get_state(weights) for name, weights in self.assembly.named().items()}
+        """Model -> trained tensors by name.
+
+        Those that are split over processes are whole in the first one, and all of them ask together.
+        """
+        states = {name: get_state(weights) for name, weights in self.assembly.named().items()}
+        if self.parts:
+            return {name: self.parts.whole_weights(state) for name, state in states.items()}
+        return states
 
     def restore(self, state: Mapping[str, dict[str, Tensor]]) -> None:
         """Put back what :meth:`state` gave."""
         for name, weights in self.assembly.named().items():
             tensors = state.get(name)
-            load_state(weights, tensors if isinstance(tensors, dict) else {})
+            tensors = tensors if isinstance(tensors, dict) else {}
+            load_state(weights, self.parts.part_weights(tensors) if self.parts else tensors)
         self.publish()
 
     def listen(self, optimizer: torch.optim.Optimizer) -> None:
@@ -176,8 +192,8 @@ class TrainableModel:
         shares = micro_batches(self._samples(step), self.resolved.views, self.paces)
         if self.offload:
             self.offload.forget()
-        for micro in shares[self.process]:
-            yield from self._losses(step, micro)
+        for micro, weight in passes(shares, self.process, alike=self.sharding is not None):
+            yield from (loss * weight if self.sharding else loss for loss in self._losses(step, micro))
             if self.offload:
                 self.offload.gather()
 
@@ -339,6 +355,7 @@ class TrainableModel:
 
     def _exchange(self, spec: ModelSpec, adapters: Mapping[str, Adapter]) -> None:
         self.engine.close()
+        exchange = imported("limner.assembly.exchange:exchange")  # few runs sample on another base
         exchange(self.assembly, spec, adapters, self.plan, self.device, self._folder)
         release(self.device)
         self.engine = self._equipped()

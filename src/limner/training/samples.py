@@ -159,7 +159,7 @@ def prompt_groups(
     if not resolved.spec.controls:
         yield texts, empties[0], params
         return
-    sample = resolved.recipe.sample
+    sample_config = resolved.recipe.sample
     for number, item in enumerate(sample_prompts(resolved)[: len(texts)]):
         control_images = shown_images(resolved, item)
         width, height = closest(*control_images[0].size, resolved.base.sizes.buckets)
@@ -169,8 +169,8 @@ def prompt_groups(
             replace(
                 params,
                 controls=control_images,
-                width=sample.width or width,
-                height=sample.height or height,
+                width=sample_config.width or width,
+                height=sample_config.height or height,
                 seed=params.seed + number,
             ),
         )
@@ -227,23 +227,25 @@ def sample(  # noqa: PLR0913  what is painted, and what may break it off
     """Sample the run's prompts with the weights as they stand after ``step`` steps.
 
     What goes wrong here is said and passed over: training is worth more than a picture. Within ``breakable``
-    a signal may break it off.
+    a signal may break it off. Where weights are split over processes, all of them sample, to the end.
 
     Raises:
         OutOfMemoryError: If ``patient``: the caller will try again with less in use.
     """
-    if distributed.rank() != 0:
+    if distributed.rank() != 0 and not model.sharding:
         return
     prompts = prompts_of(model.resolved)
     try:
-        with breakable():
+        with nullcontext() if model.sharding else breakable():
             images = model.sample(len(prompts))
+            if distributed.rank() != 0:
+                return
             for number, image in enumerate(images):
                 atomic_write(run.sample_path(step, number), partial(image.save, format="PNG"))
             reporter.event(Sampled(step=step, paths=tuple(run.samples().get(step, {}).values())))
     except Stopped:
         raise
     except FAILURES as error:
-        if patient and isinstance(error, torch.OutOfMemoryError):
+        if (patient or model.sharding) and isinstance(error, torch.OutOfMemoryError):
             raise
         reporter.line(f"Samples at step {step} failed ({first_line(error)}); training goes on.")

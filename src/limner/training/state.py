@@ -10,7 +10,7 @@ import torch
 
 from limner.assembly.resolve import Resolved
 from limner.early_stopping import EarlyStop, stopped_early
-from limner.errors import BadCheckpoint, BadRecipe
+from limner.errors import BadCheckpoint, BadRecipe, DoesNotFit, first_line
 from limner.events import PlanLowered
 from limner.nn import distributed
 from limner.nn.loop import Average, Fit
@@ -20,7 +20,6 @@ from limner.nn.serialize import restore
 from limner.recipe.aliases import shown
 from limner.recipe.optimizers import optimizer_of
 from limner.recipe.schema import Recipe
-from limner.recipe.train import Lora
 from limner.reporter import Reporter, counted
 from limner.run_folder import RunDir
 from limner.training import checkpoint
@@ -66,13 +65,8 @@ class TrainState:
 
     def save(self, step: int, facts: dict[str, Any]) -> None:
         """Write the checkpoint of ``step`` and drop those that the recipe does not keep."""
+        parts = self._parts() if distributed.rank() == 0 or self.model.parts else {}
         if distributed.rank() == 0:
-            parts = {
-                "weights": self.model.state(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "average": self.average.shadow if self.average else None,
-            }
             path = self.run.checkpoint_path(step)
             plan = self.fallback.plan
             storage = {
@@ -87,6 +81,16 @@ class TrainState:
             checkpoint.save(path, parts, facts)
             checkpoint.retain(self.run, self.resolved.recipe.train.keep, saved=path)
         distributed.barrier()
+
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint holds, whole; of weights that are split, in the first process."""
+        split, average = self.model.parts, self.average.shadow if self.average else None
+        return {
+            "weights": self.model.state(),
+            "optimizer": split.whole_state(self.optimizer) if split else self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": split.whole_list(average) if split and average else average,
+        }
 
     def export_step(self, step: int) -> Path | None:
         """Write the LoRA after ``step`` steps, which other programs can use; None where a base is trained."""
@@ -110,14 +114,17 @@ class TrainState:
                 )
         try:
             self.model.restore(weights)
-            self._restore_optimizer(moments)
+            split = self.model.parts
+            self._restore_optimizer(split.part_state(self.optimizer, moments) if split else moments)
             if self.scaler.is_enabled() and (scale := last_checkpoint.parts.get("scaler")):
                 self.scaler.load_state_dict(scale)
             if self.average:  # one that the recipe turns on now begins at these weights
-                self.average.start(average or self.model.parameters)
+                parts = split.part_list(average) if split and average else average
+                self.average.start(parts or self.model.parameters)
         except (BadCheckpoint, BadRecipe) as error:
             raise BadCheckpoint(f"{last_checkpoint.path}: {error}") from error
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters):
+        is_finite = all(parameter.isfinite().all() for parameter in self.model.parameters)
+        if distributed.any_rank(not is_finite):
             raise BadCheckpoint(
                 f"{last_checkpoint.path} holds weights that are not finite. {checkpoint.REMEDY} Lower "
                 "train.learning_rate, too."
@@ -199,6 +206,11 @@ class TrainState:
             with self.final_weights():
                 return act()
 
+        if self.model.sharding:  # whoever is short of memory cannot tell others, who wait for its part
+            try:
+                return with_them()
+            except torch.OutOfMemoryError as error:
+                self.step_down(step, first_line(error), reporter)
         return retry_on_oom(with_them, lambda short: self.step_down(step, short, reporter))
 
     def step_down(self, step: int, short: str, reporter: Reporter) -> None:
@@ -207,6 +219,12 @@ class TrainState:
         Raises:
             DoesNotFit: There is none.
         """
+        if self.model.sharding:
+            raise DoesNotFit(
+                f"Out of memory after step {step}, in process {distributed.rank()} of a run whose weights "
+                "are split over its processes, so that none goes on alone. The same command goes on from the "
+                "newest checkpoint: lower limits.vram by 1GB, or set limits.micro_batch = 1."
+            )
         oom_message: str | None = short
         while oom_message is not None:
             device = self.resolved.device
@@ -232,6 +250,7 @@ class TrainState:
         form = ScheduleForm(
             train_config.schedule_cycles, train_config.schedule_power, train_config.schedule_decay
         )
+        split = self.model.parts
         share = distributed.sum_on_host if self.model.offload else distributed.sum_gradients
         return Fit(
             parameters=self.model.parameters,
@@ -241,8 +260,9 @@ class TrainState:
             clip=train_config.clip,
             average=self.average,
             half_gradients=self.model.half_gradients,
-            share=share if is_distributed else None,
-            anyone=distributed.any_rank if is_distributed else bool,
+            share=split.sum if split else share if is_distributed else None,
+            norm=split.norm if split else None,
+            anyone=distributed.any_rank if is_distributed and not self.model.sharding else bool,
             reserve=self.fallback.run_plan.optimizer_bytes if self.resolved.device.type == "cuda" else (0, 0),
         )
 
@@ -312,11 +332,11 @@ def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Lo
         run.mark_damaged(refusal.path)
     if last_checkpoint is None:
         return None
-    current, previous = shape(resolved), _completed(last_checkpoint.facts)
+    current, previous = shape(resolved), checkpoint.completed(last_checkpoint.facts)
     if differences := [key for key, value in current.items() if previous.get(key) != value]:
         raise BadCheckpoint(
             f"{last_checkpoint.path} was trained with another {' and '.join(differences)}"
-            f"{_difference_text(previous, current)}. "
+            f"{checkpoint.difference_text(previous, current)}. "
             "A run cannot change these: give the new recipe another folder with --out."
         )
     if last_checkpoint.step > resolved.recipe.train.steps:
@@ -363,26 +383,3 @@ def _drift(facts: dict[str, Any], recipe: Recipe) -> str:
     return "; ".join(
         f"{key} was {shown(before[key])}, is {shown(now[key])}{notes.get(key, '')}" for key in differences
     )
-
-
-def _difference_text(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What has changed, as recipes say it; the files of a base have no word there."""
-    versions = {f"train.{key}": (before.get(key), now[key]) for key in ("optimizer", "method")}
-    lora = before.get("lora")
-    if isinstance(lora, dict):
-        versions |= {f"lora.{key}": (lora.get(key), value) for key, value in now["lora"].items()}
-    pairs = [f"{key} was {old}, is {new}" for key, (old, new) in versions.items() if old != new]
-    return f" ({'; '.join(pairs)})" if pairs else ""
-
-
-def _completed(facts: dict[str, Any]) -> dict[str, Any]:
-    """Facts of a checkpoint with what a recipe could not say yet when it was written, as it was then."""
-    lora = facts.get("lora")
-    defaults = Lora().model_dump(mode="json")
-    return {
-        "method": "lora",
-        "inversion": [],
-        "adapter": "",
-        **facts,
-        "lora": {**defaults, **lora} if isinstance(lora, dict) else lora,
-    }

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from limner.assembly.resolve import Resolved, before_images, device_of, resolve
 from limner.assembly.trainable import require_layers
 from limner.early_stopping import final_step, stopped_early
 from limner.errors import DoesNotFit, Stopped
-from limner.events import Done, Saved, StepDone
+from limner.events import Done, Saved
 from limner.models.sampling import overrides_of, sampler
 from limner.nn import distributed
 from limner.nn.layers import quantization
@@ -28,9 +28,9 @@ from limner.training.cache import BaseImages, Store, fill_cache_with_fallback, r
 from limner.training.checkpoint import LoadedCheckpoint, StartingLora, StartingLoraReader
 from limner.training.export import ends_in
 from limner.training.interrupt import Interrupt
-from limner.training.metrics import Track, evaluate, judge, require_trackers, tracked
+from limner.training.metrics import Track, evaluate, judge, require_trackers, row_of, step_done, tracked
 from limner.training.model import TrainableModel, plain, rate
-from limner.training.monitor import device_lock, figures, loss_scale, overflow_lines, peak
+from limner.training.monitor import device_lock, figures, overflow_lines
 from limner.training.oom_fallback import MAX_FALLS, OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.samples import prompts_of, sample
 from limner.training.state import TrainState, newest, optimizer_for
@@ -81,6 +81,7 @@ def running(
         yield
         resolved = resolved.planned(fallback.plan)
         state = _train_state(resolved, run, store, fallback, reporter)
+        stack.enter_context(distributed.passing_together())
         if initial:
             initial.begin(state, reporter)
         if last_checkpoint:
@@ -200,7 +201,9 @@ def _train_state(
     train_config = resolved.recipe.train
     torch_optimizer = optimizer_for(resolved, model.groups(), fallback.plan.optimizer_state)
     model.listen(torch_optimizer)
-    average = Average(model.parameters, train_config.ema) if train_config.ema else None
+    average = None
+    if train_config.ema:
+        average = Average(model.parameters, train_config.ema, in_place=model.parts is not None)
     model.dropping(enabled=True)
     scaler = torch.amp.GradScaler(resolved.device.type, enabled=resolved.dtype == torch.float16)
     return TrainState(resolved, run, model, torch_optimizer, scaler, average, fallback, fallback.watch())
@@ -267,10 +270,10 @@ def _loop(
     with reporter.progress("Training", recipe.train.steps, start_step) as bar, stop.patient():
         for step in _steps(state, start_step, reporter):
             now = time.monotonic()
-            row = _row(step, now - clock, state)
+            row = row_of(step, now - clock, state)
             for line in (*state.watch.step(row["seconds"], row["bytes"]), *overflow_lines(row)):
                 reporter.line(line)
-            reporter.event(_step_done(row, recipe.train.steps))
+            reporter.event(step_done(row, recipe.train.steps))
             bar.advance(note=figures(row, state.resolved.device.type))
             ends = _between(state, step.number, row, reporter, stop)
             track(row)
@@ -319,11 +322,6 @@ def _save(state: TrainState, step: int, facts: dict[str, Any], reporter: Reporte
     reporter.event(Saved(step=step, path=state.run.checkpoint_path(step), lora=lora))
 
 
-def _step_done(row: dict[str, Any], steps: int) -> StepDone:
-    names = ("step", "loss", "norm", "learning_rate", "seconds", "bytes")
-    return StepDone(steps=steps, **{name: row[name] for name in names})
-
-
 def _steps(state: TrainState, step_count: int, reporter: Reporter) -> Iterator[Step]:
     """Every step to the last; one that did not fit is taken again, by a smaller plan."""
     last = state.resolved.recipe.train.steps
@@ -337,19 +335,6 @@ def _steps(state: TrainState, step_count: int, reporter: Reporter) -> Iterator[S
         except torch.OutOfMemoryError as error:
             short = str(error)
         state.step_down(step_count, short, reporter)
-
-
-def _row(step: Step, seconds: float, state: TrainState) -> dict[str, Any]:
-    return {
-        "step": step.number,
-        "loss": step.loss,
-        "norm": step.norm,
-        "learning_rate": state.model.full_rate * step.rate,
-        "seconds": round(seconds, 4),
-        "bytes": peak(state.resolved.device),
-        "time": round(time.time(), 3),
-        **loss_scale(state.scaler, step.repeats),
-    }
 
 
 def _between(state: TrainState, step: int, row: dict[str, Any], reporter: Reporter, stop: Interrupt) -> bool:
@@ -380,6 +365,8 @@ def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -
     try:
         state.room_for(sample_prompts, step, reporter)
     except DoesNotFit as error:
+        if state.model.sharding:
+            raise
         reporter.line(f"No samples at step {step}; training goes on. {error}")
 
 
@@ -394,7 +381,9 @@ def _finish(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -
             reporter.line(f"The best evaluation is that of step {final}: it is what is exported.")
             if recipe.sample.every >= 0:
                 _sample_missing(state, final, reporter, stop)
-        if distributed.rank() == 0:
-            with state.final_weights():
+        with state.final_weights() if distributed.rank() == 0 or state.model.parts else nullcontext():
+            if distributed.rank() == 0:
                 output.write(state.model, run, reporter, final)
+            elif state.model.parts:
+                state.model.state()  # the part of this process, of what the first one writes
     distributed.barrier()

@@ -113,8 +113,8 @@ class Engine:
         resting = {(id(entry.table), entry.name) for buffer in buffers for entry in buffer.entries}
         moves: dict[int, Tensor] = {}
         for table, name, tensor in _tensors(model):
-            if (id(table), name) in resting or tensor.device == device:
-                continue
+            if (id(table), name) in resting or tensor.device == device or hasattr(tensor, "device_mesh"):
+                continue  # of what is split, parts are there
             if tensor.requires_grad:
                 tensor.data = tensor.data.to(device)  # the optimizer knows this very parameter
                 continue

@@ -99,6 +99,7 @@ CAUSES = {
     "optimizer": "optimizer states",
     "activations": "activations",
     "streaming": "block swap buffers",
+    "gathered": "blocks gathered of shards",
     "workspace": "library workspaces",
     "context": "driver context",
 }
@@ -123,6 +124,8 @@ class Plan:
     """Checkpointed blocks keep what their attention gave, so that it is not computed twice."""
     swapped_blocks: int = 0
     """Block swap: so many blocks, spread evenly, keep their frozen weights in CPU RAM until they are due."""
+    shards: int = 1
+    """Processes that the denoiser's weights are split over (FSDP2); 1: each process has all of them."""
     swap_buffers: int = 2
     """Blocks' worth of device memory that swapped blocks share, at least 2."""
     mmap_weights: bool = False
