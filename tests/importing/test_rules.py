@@ -18,17 +18,32 @@ def changed(rule: Any, **values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "ours"),
     [
-        ({"timestep_sampling": "sigmoid"}, {"train.time_density": "sigmoid"}),
+        ({"timestep_sampling": "sigmoid"}, {"train.time_density": "sigmoid", "train.time_shift": 1.0}),
+        (
+            {"timestep_sampling": "uniform", "discrete_flow_shift": 3.0},
+            {"train.time_density": "uniform", "train.time_shift": 1.0},
+        ),
+        (
+            {"timestep_distribution": "LOGIT_NORMAL", "timestep_shift": 2.0},
+            {"train.time_density": "logit-normal", "train.time_shift": 2.0},
+        ),
+        (
+            {"timestep_distribution": "UNIFORM", "dynamic_timestep_shifting": True},
+            {"train.time_density": "uniform", "train.time_shift": "auto"},
+        ),
         (
             {"timestep_sampling": "flux_shift"},
             {"train.time_density": "logit-normal", "train.time_shift": "auto"},
         ),
         ({"weighting_scheme": "none"}, {"train.time_density": "uniform"}),
         ({"timestep_distribution": "SIGMOID"}, {}),
-        ({"timestep_type": "linear"}, {"train.time_density": "uniform"}),
+        ({"timestep_type": "linear"}, {"train.time_density": "uniform", "train.time_shift": 1.0}),
         ({"discrete_flow_shift": 2.0}, {"train.time_shift": 2.0}),
         ({"timestep_type": "sigmoid", "content_or_style": "style"}, {"train.time_density": "style"}),
-        ({"timestep_type": "linear", "content_or_style": "balanced"}, {"train.time_density": "uniform"}),
+        (
+            {"timestep_type": "linear", "content_or_style": "balanced"},
+            {"train.time_density": "uniform", "train.time_shift": 1.0},
+        ),
     ],
 )
 def test_words_for_timesteps(values: dict[str, Any], ours: dict[str, Any]):

@@ -86,6 +86,13 @@ def test_a_wish_that_the_family_cannot_grant_is_refused(tiny_base: Path):
         FLUX.bound(locate(str(tiny_base), folders={}), Objective(min_snr=5.0))
 
 
+def test_a_shift_that_moves_nothing_is_granted_by_every_family(tiny_base: Path):
+    bare, source = replace(FLUX, supported_options=COMMON), locate(str(tiny_base), folders={})
+    assert bare.bound(source, Objective(time_shift=1.0))
+    with pytest.raises(BadRecipe, match="train.time_shift is 2.0"):
+        bare.bound(source, Objective(time_shift=2.0))
+
+
 def test_layers_that_never_run_are_not_counted(tiny_base: Path):
     source = locate(str(tiny_base), folders={})
     assert FLUX.depth(source, "text_encoder") == 3

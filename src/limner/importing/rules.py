@@ -109,6 +109,8 @@ DENSITIES = {
 }
 """A word for the density of timesteps -> ours. "shift" is a sigmoid that ``discrete_flow_shift`` moves; those
 that end so are moved by resolution. What OneTrainer calls SIGMOID is no normal through a sigmoid."""
+PLAIN_DENSITIES = ("uniform", "linear", "sigmoid")
+"""Words of sd-scripts, musubi and ai-toolkit for times that nothing moves, not even a shift that is set."""
 
 
 def timesteps(book: Book) -> None:
@@ -116,7 +118,10 @@ def timesteps(book: Book) -> None:
     shifts = list(
         book.numbers("discrete_flow_shift", "timestep_shift", "flow_schedule_shift", "flux_schedule_shift")
     )
-    shift = shifts[0][1] if shifts else 1.0
+    shift: Any = shifts[0][1] if shifts else 1.0
+    of_resolution = [*book.each("dynamic_timestep_shifting")]
+    for option in of_resolution:
+        book.row(option, "translated", "See the sampling of timesteps.")
     _biased(book)
     names = ("timestep_sampling", "timestep_type", "timestep_distribution", "weighting_scheme")
     for option in book.take(*names):
@@ -130,6 +135,10 @@ def timesteps(book: Book) -> None:
             assignments: dict[str, Any] = {"train.time_density": DENSITIES[word]}
             if word.endswith("shift"):
                 assignments["train.time_shift"] = shift if word == "shift" else "auto"
+            elif option.leaf == "timestep_distribution":
+                assignments["train.time_shift"] = "auto" if of_resolution else shift
+            elif option.leaf != "weighting_scheme" and word in PLAIN_DENSITIES:
+                assignments["train.time_shift"] = 1.0
             book.set(option, assignments, outcome="kept" if word in assignments.values() else "translated")
     for option, value in shifts:
         if "train.time_shift" in book.changes:

@@ -255,6 +255,8 @@ class Family:
             )
         for option in fields(objective):
             value = getattr(objective, option.name)
+            if (option.name, value) == ("time_shift", 1.0):
+                continue  # it moves nothing, of which any family is capable
             if value != option.default and option.name not in self.supported_options:
                 names = ", ".join(
                     f"train.{name}" for name in sorted(self.supported_options - COMMON - {"distill_steps"})
