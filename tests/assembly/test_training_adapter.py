@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from limner.assembly.assemble import META, assemble
 from limner.assembly.resolve import Resolved, resolve
-from limner.assembly.training_adapter import FrozenPair, TrainingAdapter, enable_pairs
+from limner.assembly.training_adapter import FrozenPair, TrainingAdapter, enable_pairs, pending_adapter
 from limner.errors import BadCheckpoint, BadLora, BadRecipe
 from limner.generation.settings import Settings
 from limner.lora import file
@@ -134,6 +134,21 @@ def test_on_meta_a_pair_stands_for_those_of_all_blocks(tiny_base, photos, adapte
         *(f"single_transformer_blocks.{number}.attn.to_q.base" for number in range(2)),
     }
     assert isinstance(spec.adapter, TrainingAdapter)
+
+
+def test_on_meta_blocks_that_grow_get_the_pairs_of_their_own_size():
+    """As in a U-Net: the same name but for the block's number, and another width."""
+    widths = (8, 16, 16)
+
+    def model() -> nn.Module:
+        with torch.device("meta"):
+            return nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(width, width) for width in widths)})
+
+    adapter = pending_adapter({f"blocks.{number}": 2 + number for number in range(3)}, model())
+    denoiser = model()
+    adapter.attach(denoiser, torch.float32)
+    sizes = [tuple(layer.down.shape) for layer in denoiser["blocks"]]
+    assert sizes == [(2, 8), (4, 16), (4, 16)]  # of the blocks of 16, the largest rank
 
 
 def test_a_plan_counts_the_pairs_among_what_is_never_quantized(tiny_base, photos, adapter):

@@ -67,18 +67,24 @@ class TrainingAdapter:
                 setattr(modules[parent], attribute, FrozenPair(module, down.to(dtype), up.to(dtype)))
 
     def _alike(self, modules: Mapping[str, nn.Module]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Layer -> factors without numbers, of the layers that are there."""
-        largest: dict[str, Factors] = {}
+        """Layer -> factors without numbers, of the layers that are there.
+
+        Those of another size are not meant: the blocks of a U-Net grow.
+        """
+        largest: dict[tuple[str, tuple[int, ...]], Factors] = {}
         for name, factors in self.layers.items():
-            pattern = NUMBER.sub("*", name)
-            if pattern not in largest or factors.rank > largest[pattern].rank:
-                largest[pattern] = factors
-        return {
-            name: (largest[pattern].down.to("meta"), largest[pattern].up.to("meta"))
-            for name, module in modules.items()
-            if (isinstance(module, Adapter) or _layer(module))  # its neighbour in a list may be a dropout
-            and (pattern := NUMBER.sub("*", name)) in largest
-        }
+            key = NUMBER.sub("*", name), (factors.up.shape[0], *factors.down.shape[1:])
+            if key not in largest or factors.rank > largest[key].rank:
+                largest[key] = factors
+        pairs = {}
+        for name, module in modules.items():
+            layer = module.base if isinstance(module, Adapter) else module
+            if not _layer(layer):  # its neighbour in a list may be a dropout
+                continue
+            factors = largest.get((NUMBER.sub("*", name), _shape(layer)))
+            if factors:
+                pairs[name] = factors.down.to("meta"), factors.up.to("meta")
+        return pairs
 
 
 def training_adapter(name: str, family: str, denoiser: str, model: nn.Module) -> TrainingAdapter:
@@ -133,6 +139,10 @@ def pending_adapter(ranks: Mapping[str, int], model: nn.Module) -> TrainingAdapt
 def _layer(module: nn.Module) -> bool:
     """Whether a module may get a pair."""
     return isinstance(module, nn.Linear | QuantizedLinear) or plain(module)
+
+
+def _shape(layer: nn.Module) -> tuple[int, ...]:
+    return tuple(layer.shape if isinstance(layer, QuantizedLinear) else layer.weight.shape)  # pyright: ignore
 
 
 def _factors(name: str, layer: str, change: WeightDelta, module: nn.Module) -> Factors:
