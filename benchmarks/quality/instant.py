@@ -26,11 +26,20 @@ from torch import Tensor
 
 from limner.bases.art import read_art
 from limner.bases.demo_sets import TEST_NOUNS
-from limner.bases.instant_exam import DEMO_STYLES, Sampling, StyleSet, exam, generate, loss
+from limner.bases.instant_exam import (
+    DEMO_STYLES,
+    Sampling,
+    StyleSet,
+    at_strength,
+    exam,
+    generate,
+    loss,
+    sampling_of,
+)
 from limner.bases.judge import Judge, style_scores
 from limner.bases.make_instant import ENDINGS, frozen_parts
 from limner.bases.style_sets import Drawings
-from limner.hyper.predictor import Predictor
+from limner.hyper.predictor import Predictor, PredictorConfig
 from limner.lora.factors import Factors
 from limner.lora.svd import spectrum
 from limner.models.registry import embedded_bases
@@ -45,8 +54,8 @@ IMAGES = 20
 START_STEPS = 50
 START_RATE = 5e-4
 """Of a training that a prediction starts."""
-GRID = ((1.5, 1.0), (2.0, 1.0), (2.5, 1.0), (3.0, 1.0), (2.0, 1.25))
-"""Guidance on the positive branch only, and strength of the LoRA."""
+GRID = (("positive", 2.0, 1.0), ("positive", 3.0, 1.0), ("both", 3.0, 1.0), ("both", 3.0, 1.25))
+"""Branches that the LoRA is on, guidance, and strength of the LoRA."""
 
 
 class Bench:
@@ -139,11 +148,6 @@ def cut(pairs: Pairs, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (pair.down[None], pair.up[None]) for name, pair in factors.items()}
 
 
-def times(pairs: Pairs, strength: float) -> dict[str, tuple[Tensor, Tensor]]:
-    """A LoRA at a strength."""
-    return {name: (down, up * strength) for name, (down, up) in pairs.items()}
-
-
 def variance_ratio(pairs: Sequence[Pairs]) -> float:
     """E |dW - mean|^2 / E |dW|^2 over styles: 0 is one LoRA for all."""
     part = whole = 0.0
@@ -208,7 +212,7 @@ def measure(bench: Bench, predictor: Predictor, file: Path) -> dict[str, Any]:
     pairs = predicted(bench, predictor, 8)
     figures["conditional"] = conditional(bench, pairs, before)
     figures["re-rank"] = reranked(bench, pairs, before)
-    figures["judge"] = judge_figures(bench, pairs, predictor.config.guidance)
+    figures["judge"] = judge_figures(bench, pairs, predictor.config)
     figures["judge"] |= {f"scratch at 300, {word}": row for word, row in _judge_means(bench, scratch).items()}
     figures["start"] = start_figures(bench, pairs, best)
     figures["pass"] = timing(bench, predictor, file)
@@ -251,20 +255,26 @@ def reranked(bench: Bench, pairs: Mapping[str, Pairs], before: Mapping[str, floa
     return shares
 
 
-def judge_figures(bench: Bench, pairs: Mapping[str, Pairs], guidance: float) -> dict[str, Any]:
-    """The judge's word on the demo's styles over :data:`GRID`, and on all styles at the default guidance."""
-    demo = [style for style in bench.styles if style.name in DEMO_STYLES]
-    settings = [(f"positive {g:g}, strength {s:g}", Sampling(guidance=g), s) for g, s in GRID]
-    settings.append(("both 3, strength 1", Sampling(guidance=3.0, positive_only=False), 1.0))
+def judge_figures(bench: Bench, pairs: Mapping[str, Pairs], config: PredictorConfig) -> dict[str, Any]:
+    """The judge's word on the demo's styles over :data:`GRID`, and on all styles at the default."""
     rows = {
         style.name: {
-            word: bench.judged(style, times(pairs[style.name], strength), sampling)
-            for word, sampling, strength in settings
+            f"{branches}, guidance {guidance:g}, strength {strength:g}": bench.judged(
+                style,
+                at_strength(pairs[style.name], strength),
+                Sampling(guidance=guidance, positive_only=branches == "positive"),
+            )
+            for branches, guidance, strength in GRID
         }
-        for style in demo
+        for style in bench.styles
+        if style.name in DEMO_STYLES
     }
     default = {
-        style.name: {"default": bench.judged(style, pairs[style.name], Sampling(guidance=guidance))}
+        style.name: {
+            "default": bench.judged(
+                style, at_strength(pairs[style.name], config.strength), sampling_of(config)
+            )
+        }
         for style in bench.styles
     }
     return _judge_means(bench, rows) | _judge_means(bench, default)
@@ -312,15 +322,16 @@ def timing(bench: Bench, predictor: Predictor, file: Path) -> dict[str, float]:
     return {"seconds": float(np.median(seconds)), "bytes": file.stat().st_size}
 
 
-def sheet(bench: Bench, pairs: Mapping[str, Pairs], guidance: float) -> Image.Image:
+def sheet(bench: Bench, pairs: Mapping[str, Pairs], config: PredictorConfig) -> Image.Image:
     """A row for each of eight styles: references, base, one pass, one pass and 50 steps, 300 from scratch."""
     names = [*DEMO_STYLES, "new/0", "new/2", "new/3", "glow/0", "hatch/0"]
     trained = [factors_of(bench.work / f"{name}.safetensors") for name in ("started", "loras")]
-    one, two = Sampling(guidance=guidance), Sampling(guidance=3.0, positive_only=False)
+    one, two = sampling_of(config), Sampling(guidance=3.0, positive_only=False)
     strips = []
     for number, style in enumerate(bench.styles):
         if style.name in names:
-            loras = [(None, two), (pairs[style.name], one), *((of_style(t, number), two) for t in trained)]
+            predicted_lora = at_strength(pairs[style.name], config.strength)
+            loras = [(None, two), (predicted_lora, one), *((of_style(t, number), two) for t in trained)]
             images = [generate(bench.models, bench.nouns[:4], *lora) for lora in loras]
             strips.append([style.references[:4].permute(0, 2, 3, 1).numpy(), *images])
     step = bench.styles[0].references.shape[-1] + 2
@@ -360,8 +371,7 @@ def main() -> None:
         static = Predictor.load(args.static)
         figures["conditional"]["share over a static LoRA"] = static_share(bench, static, figures)
         figures["conditional"]["static LoRA's training"] = static.record
-    guidance = predictor.config.guidance
-    sheet(bench, predicted(bench, predictor, 8), guidance).save(args.out / "instant.png")
+    sheet(bench, predicted(bench, predictor, 8), predictor.config).save(args.out / "instant.png")
     save("instant", {"new": args.new, "kinds": args.kinds, "training": predictor.record, **figures}, args.out)
 
 

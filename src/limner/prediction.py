@@ -96,6 +96,13 @@ class Prediction:
     predictor: str
     sha256: str
     similarity: float
+    strength: float = 1.0
+    """That images are generated at; a training that starts from it starts at 1, where the loss is least."""
+
+    def at_strength(self, further: float = 1.0) -> dict[str, Factors]:
+        """The change at its strength, times a further one."""
+        strength = self.strength * further
+        return {layer: Factors(pair.down, pair.up * strength) for layer, pair in self.adapter.items()}
 
 
 def instant(
@@ -123,11 +130,10 @@ def instant(
     source = described(base, folders=embedded_bases(), tell=reporter.line)  # its weights are not needed
     family = family_at(source)
     prediction = predict_experts(ReferenceImages(paths, options.encoders), source, family, options, reporter)
-    adapter, energy = dict(prediction.adapter), 1.0
+    adapter, energy = prediction.at_strength(options.strength), 1.0
     if options.rank is not None:
         adapter, energy = cut(adapter, options.rank)
-    factors = {layer: Factors(pair.down, pair.up * options.strength) for layer, pair in adapter.items()}
-    components = {family.denoiser: factors}
+    components = {family.denoiser: adapter}
     architecture, version = family.model_spec(source)
     side = shape_at(source, family).resolution
     info = LoraMetadata(
@@ -219,11 +225,12 @@ def predict(
         for group in groups
     ]
     adapter = join(parts, [len(group) / count for group in groups])
-    strength = predictor.config.strength
-    factors = {layer: Factors(pair.down, pair.up * strength) for layer, pair in adapter.items()}
-    hints = SamplingHints(lora_on="positive", guidance=predictor.config.guidance)
+    hints = SamplingHints()
+    if predictor.config.lora_on == "positive":
+        hints = SamplingHints(lora_on="positive", guidance=predictor.config.guidance)
     weights_path = path / FILE if path.is_dir() else path
-    return Prediction(factors, hints, title, sha256_file(weights_path), similarity)
+    sha256 = sha256_file(weights_path)
+    return Prediction(adapter, hints, title, sha256, similarity, predictor.config.strength)
 
 
 def _of_published(  # noqa: PLR0913  what is read, for what, by what
@@ -291,7 +298,7 @@ def predict_experts(
             f"Name files of the folder that --predictor says, each once; it has {', '.join(files) or 'none'}."
         )
     parts = [_expert(files[name], references, source, family, reporter) for name in names]
-    pairs = [{layer: (f.down, f.up) for layer, f in part.adapter.items()} for part in parts]
+    pairs = [{layer: (f.down, f.up) for layer, f in part.at_strength().items()} for part in parts]
     return Prediction(
         join(pairs, [1.0] * len(pairs)),
         parts[0].hints,

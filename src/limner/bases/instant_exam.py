@@ -16,7 +16,7 @@ from limner.bases.judge import Judge, style_scores
 from limner.bases.looks import render as dressed
 from limner.bases.style_sets import Drawings, StyleImages, encode_captions, encode_images
 from limner.bases.styles import HELD_OUT_KINDS, draw
-from limner.hyper.predictor import Predictor
+from limner.hyper.predictor import Predictor, PredictorConfig
 from limner.models import rectified
 from limner.models.flux.family import denoise
 from limner.nn.layers import per_sample
@@ -130,6 +130,16 @@ class Sampling:
     seed: int = 0
 
 
+def sampling_of(config: PredictorConfig, steps: int = 16) -> Sampling:
+    """How pictures are made with what a predictor writes."""
+    return Sampling(guidance=config.guidance, positive_only=config.lora_on == "positive", steps=steps)
+
+
+def at_strength(pairs: Pairs, strength: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """LoRAs at a strength."""
+    return {name: (down, up * strength) for name, (down, up) in pairs.items()}
+
+
 @torch.no_grad()
 def generate(
     parts: Mapping[str, Any], nouns: Sequence[str], pairs: Pairs | None, sampling: Sampling
@@ -171,14 +181,14 @@ def measure(
 ) -> dict[str, Any]:
     """Mean losses by group with 4 references, and the judge's word on ``blueprint`` and ``ink``.
 
-    The judge's are 20 pictures of each, at the guidance of the predictor's config.
+    The judge's are at the guidance, on the branches and at the strength of the predictor's config.
     """
     groups: dict[str, list[float]] = {}
     answers: dict[str, Any] = {}
     nouns = [noun for noun in TEST_NOUNS if noun in judge.concept_names]
-    sampling = Sampling(guidance=predictor.config.guidance, steps=12)
+    sampling = sampling_of(predictor.config, steps=12)
     for style in styles:
-        pairs = predictor(style.references[None, :4])
+        pairs = at_strength(predictor(style.references[None, :4]), predictor.config.strength)
         groups.setdefault(style.group, []).append(loss(parts, style, pairs))
         if style.name in WATCH_STYLES:
             images = generate(parts, nouns, pairs, sampling)

@@ -68,8 +68,10 @@ class PredictorConfig:
     """Numbers between the two matrices of a head."""
     side: int = 64
     """Pixels of the pictures that it reads."""
+    lora_on: str = "positive"
+    """Branches of guidance that suit what it writes: "positive" alone, or "both", as of any LoRA."""
     guidance: float = 2.0
-    """Suits what it writes, on the positive branch only."""
+    """Suits what it writes, where it is on the positive branch only; on both the base's own is used."""
     strength: float = 1.0
     """Suits what it writes."""
     looks: tuple[Look, ...] = (Look(PIXELS),)
