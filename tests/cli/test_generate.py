@@ -77,7 +77,7 @@ def test_generate_takes_a_prompt_file_loras_and_axes_of_a_grid(limner, painted):
 
 
 def test_generate_takes_a_hub_id(limner, painted, monkeypatch):
-    monkeypatch.setattr("limner.lora.location.local", lambda name: Path("cached") / "weights.safetensors")
+    monkeypatch.setattr("limner.results.local", lambda name: Path("cached") / "weights.safetensors")
     assert limner("generate", "ada/cat", "--prompt", "x").out == "cat-pictures/0.png\n"
     assert painted[0].targets == (Path("cached/weights.safetensors"),)
 

@@ -60,7 +60,7 @@ def test_what_has_no_difference_is_refused(tmp_path) -> None:
     with raises(BadBase):
         extract(open_base(base), open_base(base), of_rank(2))
     other = tmp_path / "other.safetensors"
-    save_file({"layers.0.feed_forward.w1.weight": torch.ones(4, 4)}, other)
+    save_file({"noise_refiner.0.feed_forward.w1.weight": torch.ones(4, 4)}, other)
     with raises(BadBase):
         extract(open_base(base), open_base(other), of_rank(2))
     weights = load_file(base)

@@ -62,7 +62,9 @@ def test_how_much_each_tool_takes() -> None:
     """The whole of it, but for what is said here."""
     for family in lora_keys():
         for tool in (DIFFUSERS, COMFYUI, KOHYA):
-            assert unsupported(whole(family), family, tool) == {}
+            reasons = set(unsupported(whole(family), family, tool).values())
+            known = (family, tool) != ("ideogram4", KOHYA)
+            assert reasons == (set() if known else {"kohya has no reader for ideogram4"})
     assert set(unsupported(whole("flux"), "flux", DIFFSYNTH).values()) == {
         "diffsynth reads no text_encoder of flux",
         "diffsynth reads no text_encoder_2 of flux",
@@ -328,7 +330,7 @@ def test_comfyui_gets_norms_along_the_input_by_its_own_word_for_them(family: str
     """It reads no magnitude of peft's: such a file would load as a plain LoRA, without a word."""
     component = lora_keys()[family].component
     for axis, taken in (("in", True), ("out", False)):
-        module = next(iter(denoiser(family)))
+        module = next(name for name in denoiser(family) if "attention.to_" not in name)  # may be fused
         held = {component: {module: dora(axis=axis)}}
         assert (unsupported(held, family, COMFYUI) == {}) == taken
     flat = encode_for({component: {module: dora(axis="in")}}, family, COMFYUI)

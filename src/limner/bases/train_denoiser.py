@@ -38,6 +38,7 @@ CONSTANTS: Mapping[str, Any] = {
     "text_length": 512,
     "patch": 2,
     "time_density": "uniform",
+    "time_width": 1.0,
     "time_shift": 1.0,
     "shift_range": (),
     "guidance": None,

@@ -278,7 +278,7 @@ def require_exportable(resolved: Resolved, meta: Assembled) -> None:
         try:
             encode_for(blank, pipeline, tool)
         except BadLora as error:
-            reason = str(error).partition(" Leave such modules out")[0].removesuffix(".")
+            reason = str(error).partition(" Use another --to")[0].removesuffix(".")
             raise BadRecipe(
                 f'export.for names "{tool.name}", and: {reason}. Train others with lora.targets or '
                 f'lora.text_encoders, or remove "{tool.name}".'
