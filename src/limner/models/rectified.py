@@ -43,7 +43,8 @@ def density(name: str, uniform: Tensor, width: float = 1.0) -> Tensor:
         return 1 - (1 - uniform) ** 3
     if name == "style":
         return uniform**3
-    return torch.sigmoid(width * torch.special.ndtri(uniform))
+    normal = torch.special.ndtri(uniform)
+    return torch.sigmoid(normal if width == 1.0 else width * normal)
 
 
 def within(time: Tensor, noise_range: tuple[float, float]) -> Tensor:

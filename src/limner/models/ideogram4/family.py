@@ -82,7 +82,8 @@ def denoise(  # noqa: PLR0913  what the transformer reads is what it reads
 ) -> Tensor:
     """-> (B, 128, h, w), the velocity."""
     noisy = rectified.noisy(latent, noise, time)
-    tokens, length = latents.tokens(noisy), context.shape[1]
+    # the masks of the forward pass take the precision of the image's tokens, and all that follows theirs
+    tokens, length = latents.tokens(noisy).to(context.dtype), context.shape[1]
     pred = transformer(
         hidden_states=pad(tokens, (0, 0, length, 0)),
         timestep=1 - time,
