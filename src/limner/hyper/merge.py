@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from limner.errors import BadUsage
+from limner.lora.adapters import to_lora
 from limner.lora.factors import Factors
 from limner.lora.merging import merge
 from limner.lora.resizing import RankRule, resize
@@ -45,4 +46,5 @@ def cut(adapter: Mapping[str, Factors], rank: int) -> tuple[dict[str, Factors], 
     adapters, losses = resize({"denoiser": adapter}, RankRule("rank", rank))
     total = sum(factors.norm() ** 2 for factors in adapter.values())
     residual = sum(loss.error**2 for loss in losses)
-    return adapters["denoiser"], 1 - residual / total if total else 1.0
+    loras = {layer: to_lora(change) for layer, change in adapters["denoiser"].items()}
+    return loras, 1 - residual / total if total else 1.0
