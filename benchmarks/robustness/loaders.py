@@ -11,8 +11,10 @@
 In each program its own model of a family, at a small size, gets random weights. A change of every layer that
 has a name in the family, of each kind that the program reads, is written for the program; its loader puts the
 file into the model. Diffusers' own converter of single files, which knows nothing of ours, then says which of
-diffusers' weights have become what: each must be the weight before and its change. What the program cannot
-read must be what the tables say it cannot. A program that is not in the folder is skipped, and that is said.
+diffusers' weights have become what: each must be the weight before and its change. (It has none for
+Ideogram 4, whose names follow those of its converter of LoRAs.) ComfyUI's own CLIP and T5 get a file as well.
+What the program cannot read must be what the tables say it cannot. A program that is not in the folder is
+skipped, and that is said.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from benchmarks.robustness.programs import CASES, COMMITS, FOLDERS, Case, Weights, importable
+from benchmarks.robustness.programs import CASES, COMMITS, FOLDERS, TEXT_CASES, Case, Weights, importable
 from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -44,6 +46,15 @@ PLACE = Path(__file__).resolve().parents[1] / "programs"
 """Where the checkouts lie unless another folder is named; git ignores it."""
 KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "DoRA of LoHa", "DoRA of LoKr")
 RANK = 2
+TEXT_LAYER = re.compile(r"(_proj|\.fc[12]|\.SelfAttention\.[qkvo]|\.wi_[01]|\.wo)$")
+"""Layers of CLIP and T5 that trainers change."""
+TEXT_PARTS = {
+    "sdxl": ("clip_l", "clip_g"),
+    "sd15": ("clip_l",),
+    "flux": ("clip_l", "t5xxl"),
+    "sd3": ("clip_l", "clip_g", "t5xxl"),
+}
+"""Family -> ComfyUI's names of its text encoders, in diffusers' order."""
 NORM = re.compile(r"(\.(?:query|key)_norm|\.norms\.\d+)\.weight$")
 """A weight of the norms of FLUX and its kin as ComfyUI names it since 2026; the authors call it a scale."""
 TOLERANCE = 1e-4
@@ -78,6 +89,19 @@ def _of_any_width(convert: Callable[[Weights], Weights]) -> Callable[[Weights], 
     return converted
 
 
+def _ideogram4(weights: Weights) -> Weights:
+    """As diffusers names the LoRA of such a weight; it reads whole models in its own names alone."""
+    result: Weights = {}
+    for name, value in weights.items():
+        head, key, _ = name.partition(".attention.qkv.")
+        if key:
+            parts = zip("qkv", value.chunk(3), strict=True)
+            result |= {f"{head}.attention.to_{part}.weight": rows.clone() for part, rows in parts}
+        else:
+            result[name.replace(".attention.o.", ".attention.to_out.0.")] = value
+    return result
+
+
 CONVERTERS: dict[str, Callable[[Weights], Weights]] = {
     "flux": _of_any_width(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers),
     "chroma": _of_any_width(single_file_utils.convert_chroma_transformer_checkpoint_to_diffusers),
@@ -88,6 +112,7 @@ CONVERTERS: dict[str, Callable[[Weights], Weights]] = {
     "sdxl": _unet,
     "sd15": _unet,
     "qwen-image": dict,
+    "ideogram4": _ideogram4,
 }
 """Family -> from the authors' names of weights to diffusers'."""
 
@@ -147,38 +172,74 @@ def changes_of(kind: str, family: str, layers: Mapping[str, Tensor]) -> dict[str
     return {
         name: change_of(kind, weight, draw)
         for name, weight in layers.items()
-        if table.find(name, KeyStyle("", "diffusers")) and weight.shape[0] % 2 == weight.shape[1] % 2 == 0
+        if (TEXT_LAYER.search(name) or table.find(name, KeyStyle("", "diffusers")))
+        and weight.shape[0] % 2 == weight.shape[1] % 2 == 0
     }
 
 
-def compared(case: Case, program: str, family: str, kind: str, folder: Path) -> dict[str, Any]:
+def in_components(family: str, weights: Mapping[str, Tensor], *, text: bool) -> dict[str, Weights]:
+    """Weights of a model, or of ComfyUI's text encoders, by component and diffusers' name."""
+    if not text:
+        return {family_keys(family).component: in_diffusers(family, weights)}
+    parts = dict(zip(TEXT_PARTS[family], family_keys(family).text, strict=True))
+    result: dict[str, Weights] = {component: {} for component in parts.values()}
+    for name, value in weights.items():
+        part, _, inner = name.partition(".transformer.")
+        if part in parts:
+            result[parts[part]][inner.removeprefix("text_model.")] = value.clone()
+    return result
+
+
+def compared(
+    case: Case, program: str, family: str, kind: str, folder: Path, *, text: bool = False
+) -> dict[str, Any]:
     """How many weights became what they should."""
-    model, tool, component = case.build(), tool_named(program), family_keys(family).component
+    model, tool = case.build(), tool_named(program)
     randomised(model)
-    before = in_diffusers(family, model.state_dict())
-    layers = {
-        name.removesuffix(".weight"): value
-        for name, value in before.items()
-        if name.endswith(".weight") and value.dim() in (2, 4)
+    before = in_components(family, model.state_dict(), text=text)
+    changes = {}
+    for component, weights in before.items():
+        layers = {
+            name.removesuffix(".weight"): value
+            for name, value in weights.items()
+            if name.endswith(".weight") and value.dim() in (2, 4)
+        }
+        changes[component] = changes_of(kind, family, layers)
+    reasons = unsupported(changes, family, tool)
+    kept = {
+        component: {name: change for name, change in adapter.items() if (component, name) not in reasons}
+        for component, adapter in changes.items()
     }
-    changes = changes_of(kind, family, layers)
-    reasons = unsupported({component: changes}, family, tool)
-    kept = {name: change for name, change in changes.items() if (component, name) not in reasons}
-    facts = {"layers": len(changes), "written": len(kept), "refused": dict(Counter(reasons.values()))}
-    if not kept:
+    counts = {"layers": sum(map(len, changes.values())), "written": sum(map(len, kept.values()))}
+    facts = {**counts, "refused": dict(Counter(reasons.values()))}
+    if not counts["written"]:
         return {**facts, "right": 0, "wrong": [], "error": 0.0}
     path = folder / "lora.safetensors"
-    file.write(path, {component: kept}, {}, tool=tool, family=family)
-    after, errors = in_diffusers(family, case.load(model, load_file(path))), {}
-    for name, value in before.items():
-        layer = name.removesuffix(".weight") if name.endswith(".weight") else ""
-        wanted = dense(kept[layer], value) if layer in kept else value.double()
-        size = (wanted - value).norm() if layer in kept else value.double().norm()
-        errors[name] = float((after[name].double() - wanted).norm() / size.clamp(min=1e-12))
-    wrong = [name for name, error in errors.items() if not error < TOLERANCE]
-    right = sum(f"{name}.weight" not in wrong for name in kept)
-    worst = max(errors[f"{name}.weight"] for name in kept)
-    return {**facts, "right": right, "wrong": wrong[:5], "error": worst}
+    file.write(path, kept, {}, tool=tool, family=family)
+    after = in_components(family, case.load(model, load_file(path)), text=text)
+    return {**facts, **_errors(before, after, kept)}
+
+
+def _errors(
+    before: Mapping[str, Weights], after: Mapping[str, Weights], kept: Mapping[str, Mapping[str, WeightDelta]]
+) -> dict[str, Any]:
+    errors, changed = {}, set()
+    for component, weights in before.items():
+        for name, value in weights.items():
+            layer = name.removesuffix(".weight") if name.endswith(".weight") else ""
+            change = kept[component].get(layer)
+            wanted = value.double() if change is None else dense(change, value)
+            size = value.double().norm() if change is None else (wanted - value).norm()
+            error = (after[component][name].double() - wanted).norm() / size.clamp(min=1e-12)
+            errors[component, name] = float(error)
+            if change is not None:
+                changed.add((component, name))
+    wrong = [key for key, error in errors.items() if not error < TOLERANCE]
+    return {
+        "right": len(changed.difference(wrong)),
+        "wrong": [".".join(key) for key in wrong[:5]],
+        "error": max(errors[key] for key in changed),
+    }
 
 
 def commit(program: str, folder: Path) -> str:
@@ -201,6 +262,12 @@ def rows_of(program: str) -> list[dict[str, Any]]:
             with TemporaryDirectory() as folder:
                 facts = compared(case, program, family, kind, Path(folder))
             rows.append({"program": program, "family": family, "kind": kind, **facts})
+    if program == "comfyui":
+        for family, case in TEXT_CASES.items():
+            for kind in KINDS:
+                with TemporaryDirectory() as folder:
+                    facts = compared(case, program, family, kind, Path(folder), text=True)
+                rows.append({"program": program, "family": f"{family}, text", "kind": kind, **facts})
     return rows
 
 

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -117,6 +118,10 @@ KREA2 = {
     **{"features": 32, "tdim": 16, "txtdim": 24, "heads": 2, "kvheads": 1, "multiplier": 4},
     **{"layers": 2, "patch": 2, "channels": 4, "txtlayers": 2, "txtheads": 2, "txtkvheads": 2},
 }
+IDEOGRAM4 = {
+    **{"num_layers": 2, "intermediate_size": 48, "in_channels": 16, "llm_features_dim": 24},
+    "mrope_section": (4, 2, 2),
+}
 UNET = {
     "image_size": 32,
     "in_channels": 4,
@@ -158,12 +163,12 @@ class Case:
     """The model's weights once the program has put a LoRA file into them."""
 
 
-def _patched_by_comfyui(model: Any, flat: Weights) -> Weights:
+def _patched_by_comfyui(model: Any, flat: Weights, keys: str = "model_lora_keys_unet") -> Weights:
     """As ``comfy.sd.load_lora_for_models`` does, weight by weight."""
     lora = importlib.import_module("comfy.lora")
     convert = importlib.import_module("comfy.lora_convert").convert_lora
     patcher = importlib.import_module("comfy.model_patcher").ModelPatcher(model, "cpu", "cpu")
-    patches = lora.load_lora(convert(dict(flat)), lora.model_lora_keys_unet(model, {}))
+    patches = lora.load_lora(convert(dict(flat)), getattr(lora, keys)(model, {}))
     patcher.add_patches(patches)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     for key, change in patcher.patches.items():
@@ -174,9 +179,22 @@ def _patched_by_comfyui(model: Any, flat: Weights) -> Weights:
 def _comfyui_model(name: str, config: dict[str, Any]) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         kind = getattr(importlib.import_module("comfy.supported_models"), name)
+        kind = type(name, (kind,), {"unet_extra_config": {}})  # of which some name the true sizes
         settings = kind(dict(config))
         settings.set_inference_dtype(torch.float32, None)
         return settings.get_model({}, "", device="cpu")
+
+    return build
+
+
+def _text_of_comfyui(module: str, name: str) -> Callable[[], nn.Module]:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3}
+    t5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
+    options = {"clip_l_model_config": sizes, "clip_g_model_config": sizes, "t5xxl_model_config": t5}
+
+    def build() -> nn.Module:
+        kind = getattr(importlib.import_module(module), name)
+        return kind(dtype=torch.float32, model_options=options)
 
     return build
 
@@ -272,6 +290,13 @@ def _krea2_of_musubi() -> nn.Module:
     return models.SingleStreamDiT(models.SingleMMDiTConfig(**KREA2))
 
 
+def _ideogram4_of_musubi() -> nn.Module:
+    models = importlib.import_module("musubi_tuner.ideogram4.ideogram4_model")
+    return models.Ideogram4Transformer(
+        models.Ideogram4Config(**IDEOGRAM4, emb_dim=32, num_heads=2, adanln_dim=16)
+    )
+
+
 MMDIT_COMFYUI = {
     **MMDIT,
     "in_channels": 16,
@@ -316,6 +341,10 @@ Z_IMAGE_COMFYUI = {
     "qk_norm": True,
     "z_image_modulation": True,
 }
+IDEOGRAM4_COMFYUI = {
+    **IDEOGRAM4,
+    **{"image_model": "ideogram4", "num_attention_heads": 2, "attention_head_dim": 16, "adaln_dim": 16},
+}
 CASES: dict[str, dict[str, Case]] = {
     "comfyui": {
         family: Case(_comfyui_model(name, config), _patched_by_comfyui)
@@ -329,6 +358,7 @@ CASES: dict[str, dict[str, Case]] = {
             ("flux2", "Flux2", FLUX2_COMFYUI),
             ("krea2", "Krea2", {**KREA2, "image_model": "krea2"}),
             ("z-image", "ZImage", Z_IMAGE_COMFYUI),
+            ("ideogram4", "Ideogram4", IDEOGRAM4_COMFYUI),
         )
     },
     "sd-scripts": {
@@ -343,6 +373,17 @@ CASES: dict[str, dict[str, Case]] = {
         "z-image": Case(_z_image_of_musubi, _read_by_musubi),
         "flux2": Case(_flux2_of_musubi, _read_by_musubi),
         "krea2": Case(_krea2_of_musubi, _read_by_musubi),
+        "ideogram4": Case(_ideogram4_of_musubi, _read_by_musubi),
     },
 }
 """Program -> family -> the program's own model and loader of it."""
+TEXT_CASES = {
+    family: Case(_text_of_comfyui(module, name), partial(_patched_by_comfyui, keys="model_lora_keys_clip"))
+    for family, module, name in (
+        ("sdxl", "comfy.sdxl_clip", "SDXLClipModel"),
+        ("sd15", "comfy.sd1_clip", "SD1ClipModel"),
+        ("flux", "comfy.text_encoders.flux", "FluxClipModel"),
+        ("sd3", "comfy.text_encoders.sd3_clip", "SD3ClipModel"),
+    )
+}
+"""Family -> ComfyUI's own text encoders of it, in one model, and its loader."""

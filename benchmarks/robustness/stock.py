@@ -58,6 +58,8 @@ def _models(family: str) -> dict[str, nn.Module]:
             for name, value in list(layer.named_parameters(recurse=False)):
                 zeros = torch.zeros(()).expand(value.shape)  # on meta peft would leave its own there too
                 setattr(layer, name, nn.Parameter(zeros, requires_grad=False))
+            for name, value in list(layer.named_buffers(recurse=False)):
+                setattr(layer, name, torch.zeros(value.shape, dtype=value.dtype))
     return models
 
 

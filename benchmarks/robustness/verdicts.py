@@ -7,9 +7,11 @@ layers of blocks or those around them too (``benchmarks.robustness.lora_forms``)
 that each weight of X's own model becomes what it was and its change, and nothing else may. Stock diffusers
 loads them into models of true widths; ComfyUI, sd-scripts and musubi-tuner, from the folder that
 ``benchmarks.robustness.loaders`` describes, into small ones. Refused forms are counted, with their reason.
+The result keeps the row of each program and family that was measured last, and how many forms were drawn.
 """
 
 import argparse
+import json
 import random
 import sys
 from collections import Counter
@@ -105,7 +107,7 @@ def row_of(
 
     Forms are drawn until so many are said to load, and as many not to.
     """
-    names, counts, notes = family_keys(family), Counter[str](), []
+    names, counts, reasons, notes = family_keys(family), Counter[str](), Counter[str](), []
     forms = [form for form in lora_forms.forms_of(names) if program == DIFFUSERS or form.layers != "text"]
     random.Random(f"{options.seed} {program} {family}").shuffle(forms)
     with TemporaryDirectory() as folder:
@@ -118,7 +120,7 @@ def row_of(
             group = "refused" if expected is None else "said to load" if claim == "yes" else "said not to"
             counts[group] += 1
             if expected is None:
-                notes.append({"form": str(form), "refused": claim})
+                reasons[claim] += 1
             if expected is None or counts[group] > options.forms > 0:
                 continue
             fact = load(path, expected)
@@ -126,7 +128,8 @@ def row_of(
             if (claim == "yes") != (fact == "yes"):
                 counts["wrong"] += 1
                 notes.append({"form": str(form), "said": claim, "is": fact})
-    return {"program": program, "family": family, **counts, "notes": notes}
+    drawn = {"forms": options.forms, "most": options.most, "seed": options.seed}
+    return {"program": program, "family": family, **drawn, **counts, "reasons": reasons, "notes": notes}
 
 
 COLUMNS = (
@@ -135,6 +138,21 @@ COLUMNS = (
     "wrong",
     "refused",
 )
+
+
+def earlier() -> list[dict[str, Any]]:
+    """The rows of the result that is there."""
+    path = outcome.RESULTS / "verdicts.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
+def save_row(row: Mapping[str, Any]) -> Path:
+    """Save the result, with this row in place of an earlier one."""
+    names = ("program", "family")
+    others = [other for other in earlier() if any(other[name] != row[name] for name in names)]
+    rows = sorted([*others, row], key=lambda other: [other[name] for name in names])
+    totals = {key: sum(other.get(key, 0) for other in rows) for key in COLUMNS}
+    return outcome.save("verdicts", {**totals, "rows": rows})
 
 
 def main() -> None:
@@ -152,20 +170,18 @@ def main() -> None:
     others = [program for program in options.programs if program != DIFFUSERS]
     skipped = {name: text for name in others if (text := importable(options.folder, name))}
     programs = [program for program in options.programs if program not in skipped]
-    rows = []
+    wrong = 0
     for program, family, layers, load in loaders_of(programs):
         row = row_of(program, family, layers, load, options)
-        rows.append(row)
-        print(program, family, *(f"{key} {row.get(key, 0)};" for key in COLUMNS), flush=True)
-        for note in row["notes"]:
+        if program != DIFFUSERS:
+            row["commit"] = commit(program, options.folder)
+        wrong += row.get("wrong", 0)
+        print(program, family, *(f"{key} {row.get(key, 0)};" for key in COLUMNS), save_row(row), flush=True)
+        for note in (*row["reasons"].items(), *row["notes"]):
             print("   ", note, flush=True)
-    commits = {name: commit(name, options.folder) for name in others if name not in skipped}
-    facts = {"forms": options.forms, "most": options.most, "seed": options.seed, "commits": commits}
-    totals = {key: sum(row.get(key, 0) for row in rows) for key in COLUMNS}
-    print(outcome.save("verdicts", {**facts, "skipped": skipped, **totals, "rows": rows}), totals)
     for program, reason in skipped.items():
         print(f"{program} is skipped: {reason}")
-    if totals["wrong"]:
+    if wrong:
         sys.exit(1)
 
 
