@@ -1,5 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
+from lycoris.modules.locon import LoConModule
+from torch import nn
 
 from limner.errors import BadLora
 from limner.lora import detection
@@ -274,6 +278,30 @@ def test_norms_along_the_output_part_with_the_rows_of_any_kind(whole) -> None:
     parts = detection.split(QKV, change)
     changed = [part.over(rows) for part, rows in zip(parts, weight.chunk(3), strict=True)]  # pyright: ignore
     assert torch.allclose(torch.cat(changed), change.over(weight), atol=1e-6)
+
+
+@pytest.mark.parametrize("on_output", [True, False])
+def test_a_fused_dora_of_lycoris_is_read_part_by_part_where_its_norms_part(on_output) -> None:
+    torch.manual_seed(3)
+    layer = nn.Linear(8, 24, bias=False)
+    theirs: Any = LoConModule("qkv", layer, lora_dim=2, alpha=3, weight_decompose=True, wd_on_out=on_output)
+    for value in theirs.parameters():
+        value.data = torch.rand_like(value) + 0.1
+    flat = {f"qkv.{name}": value.detach() for name, value in theirs.custom_state_dict().items()}
+    change, weight = group_by_module(flat)[0].delta(), layer.weight.detach().clone()
+    assert isinstance(change, Dora) and change.axis == ("out" if on_output else "in")
+    theirs.apply_to()
+    wanted = layer(torch.eye(8)).T.double()
+    assert torch.allclose(change.over(weight), wanted, atol=1e-5)
+    if on_output:
+        parts = detection.split(QKV, change)
+        blocks = zip(parts, weight.chunk(3), strict=True)
+        assert torch.allclose(torch.cat([part.over(rows) for part, rows in blocks]), wanted, atol=1e-5)  # pyright: ignore
+        return
+    q = Dora(Factors(change.factors.down, change.factors.up[:8]), change.magnitude, "in")  # pyright: ignore
+    assert (q.over(weight[:8]) / wanted[:8]).min() > 1.3, "norms of q alone would make it too strong"
+    with raises(BadLora):
+        detection.split(QKV, change)
 
 
 OF_LOKR = Dora(lokr(16), torch.rand(16) + 0.5, "out")
