@@ -13,6 +13,7 @@ import tiny_chroma
 import tiny_edit
 import tiny_flux2_dev
 import tiny_ideogram4
+import tiny_qwen21
 from limner.models.bundled import known
 from limner.models.family import Objective
 from limner.models.source import Source, locate
@@ -49,6 +50,7 @@ from references import (
     z_guess,
 )
 from references_ideogram4 import ideogram4_encode, ideogram4_latent, ideogram4_pred
+from references_qwen21 import qwen21_encode, qwen21_latent, qwen21_pred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +83,14 @@ class Case:
     """Stock pipeline, mean of the VAE's posterior -> the latent that the pipeline would decode from."""
     video: bool = False
     """Whether the VAE wants (B, C, frames, H, W)."""
+    opaque: bool = False
+    """Whether the VAE wants a fourth channel, of 1."""
     controls: int = 0
     """Control images of each image."""
     complete: Callable[[Any], Any] = lambda pipe: pipe
     """Stock pipeline as it is loaded -> with what else it needs."""
-    absent: tuple[str, ...] = ()
-    """Parts that the stock pipeline is loaded without, because ``complete`` makes them."""
+    given: Callable[[Path], Mapping[str, Any]] = lambda folder: {}
+    """Folder -> parts of the stock pipeline that it does not load, such as one that ``complete`` makes."""
     text_sees: bool = False
     """Whether ``encode`` is given control images too."""
     alive: float = 0.9
@@ -230,7 +234,7 @@ CASES = (
         parameters=32_223_281_152,
         linears={"attention": 8 * 8 + 48 * 2, "all-linear": 8 * 12 + 48 * 2},
         complete=tiny_flux2_dev.with_processor,
-        absent=("tokenizer",),
+        given=lambda folder: {"tokenizer": None},
     ),
     Case(
         name="ideogram4",
@@ -244,6 +248,22 @@ CASES = (
         full=str(TRUE / "ideogram4"),
         parameters=9_279_288_448,
         linears={"attention": 34 * 4, "all-linear": 34 * 7},
+    ),
+    Case(
+        name="qwen-image-2.1",
+        pipeline="QwenImage21Pipeline",
+        save=tiny_qwen21.save_qwen21,
+        text=("context", "text_mask"),
+        encode=qwen21_encode,
+        pred=qwen21_pred,
+        loss=flow_loss,
+        latent=qwen21_latent,
+        video=True,
+        opaque=True,
+        full="qwen-image-2.1",
+        parameters=7_115_124_736,
+        linears={"attention": 32 * 4, "all-linear": 32 * 7},
+        given=lambda folder: {"processor": tiny_qwen21.TextOnly.read(folder)},
     ),
     Case(
         name="z-image",
@@ -315,7 +335,7 @@ EDIT_CASES = (
         parameters=32_223_281_152,
         controls=2,
         complete=tiny_flux2_dev.with_processor,
-        absent=("tokenizer",),
+        given=lambda folder: {"tokenizer": None},
     ),
     Case(
         name="qwen-image-edit",

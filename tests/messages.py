@@ -79,7 +79,8 @@ class Messages:
             self.golden.write_text(text + "\n", encoding="utf-8")
 
 
-LIST = re.compile(r"[\w-]+(, [\w-]+){3,}")
+WORD = r"[\w-]+(?:\.\d[\w-]*)*"
+LIST = re.compile(rf"{WORD}(, {WORD}){{3,}}")
 
 
 def short(listed: re.Match[str]) -> str:

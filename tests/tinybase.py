@@ -41,7 +41,7 @@ class Base:
         self.family: Family = family_of(case.pipeline)
         stock_class = getattr(diffusers, case.pipeline)
         self.pipe: Any = stock_class.from_pretrained(
-            folder, **dict.fromkeys((*self.family.unused_parts, *case.absent))
+            folder, **dict.fromkeys(self.family.unused_parts), **case.given(folder)
         )
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe = case.complete(self.pipe)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, Qwen2Tokenizer, T5TokenizerFast
 
 from limner.models.bundled import Shipped, known
+from limner.models.facts import is_tokenizer
 from limner.models.family import Family
 from limner.models.loading import hush, skeleton
 from limner.models.registry import family_of
@@ -189,7 +190,7 @@ def write(folder: Path, base: str, *, tiny: bool, dtype: torch.dtype, device: to
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(source.config("scheduler")))
     for part in family.parts:
-        if part.startswith("tokenizer"):
+        if is_tokenizer(part):
             _tokenizer(source.index[part][1]).save_pretrained(folder / part)
         elif part == family.denoiser:
             _denoiser(folder / part, family, source, dtype, device)

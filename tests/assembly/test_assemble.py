@@ -70,7 +70,16 @@ def test_on_meta_a_lora_is_what_it_is_with_weights(case: tuple[Case, Path], plan
 def test_on_meta_text_encoders_are_what_they_are_with_weights(case: tuple[Case, Path]) -> None:
     family = family_of(case[0].pipeline)
     if not family.text_targets:
-        flows = ("chroma", "flux2-dev", "flux2-klein", "ideogram4", "krea2", "qwen-image", "z-image")
+        flows = (
+            "chroma",
+            "flux2-dev",
+            "flux2-klein",
+            "ideogram4",
+            "krea2",
+            "qwen-image",
+            "qwen-image-2.1",
+            "z-image",
+        )
         assert case[0].name in flows
         return
     spec = spec_of(

@@ -209,6 +209,7 @@ def test_where_a_text_encoder_is_trained_its_gradient_is_the_same_and_modulation
         assert subject.base.family.name in {
             "chroma",
             "qwen-image",
+            "qwen-image-21",
             "flux2",
             "flux2-dev",
             "ideogram4",

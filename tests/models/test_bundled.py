@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from limner.errors import BadBase
 from limner.graph.unit import split
 from limner.models.bundled import CONFIG_PATTERNS, SHARED, described, known, stored_precision, weight_bytes
+from limner.models.facts import is_tokenizer
 from limner.models.family import Objective
 from limner.models.loading import load, skeleton
 from limner.models.registry import families, family_of, folder_of, hub_bases
@@ -32,6 +33,8 @@ COUNTS = {
     "clip-l-projection": 123_650_304,
     "sd": 83_653_863,
     "wan": 126_892_531,
+    "qwen3-vl-8b": 8_767_123_696,
+    "vae-qwen-21": 337_740_404,
 }
 """Numbers of the published checkpoints."""
 
@@ -52,6 +55,9 @@ PUBLISHED = {
     "qwen-image-edit": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "qwen-image-edit-2509": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
     "qwen-image-edit-2511": ("qwen2.5-vl-7b", "wan", 20_430_401_088),
+    **dict.fromkeys(
+        ("qwen-image-2.1", "qwen-image-2.1-turbo"), ("qwen3-vl-8b", "vae-qwen-21", 7_115_124_736)
+    ),
     "sd15": ("clip-l", "sd", 859_520_964),
     "sd35-large": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 8_056_627_520),
     "sd35-medium": ("clip-l-projection", "clip-big-g", "t5-xxl", "vae-flux", 2_243_171_520),
@@ -62,6 +68,7 @@ PUBLISHED = {
 
 FILES = {
     "flux2-klein-4b": 7_751_109_744 + 4_967_215_360 + 3_077_766_632 + 168_120_878,
+    "qwen-image-2.1": 14_230_284_408 + 17_534_339_488 + 1_350_989_512,
     "flux-dev": 23_802_816_640 + 9_524_621_312 + 246_144_152 + 167_666_902,
     "sdxl": 10_270_077_736 + 492_265_168 + 2_778_702_264 + 334_643_268,
     "sd15": 3_438_167_540 + 492_265_168 + 334_643_276,
@@ -73,7 +80,7 @@ FILES = {
 def test_every_part_has_as_many_numbers_as_published(name: str):
     source = known(name)
     family = family_of(source.index["_class_name"])
-    parts = [part for part in family.parts if not part.startswith("tokenizer")]
+    parts = [part for part in family.parts if not is_tokenizer(part)]
     bytes_ = 0
     for part, wanted in zip(parts, PUBLISHED[name], strict=True):
         model = skeleton(family, source, part, dtype=torch.bfloat16)
@@ -126,6 +133,7 @@ def test_times_are_shifted_as_each_base_says():
         "qwen-image-edit-2509",
         "qwen-image-edit-2511",
     )
+    qwen += ("qwen-image-2.1", "qwen-image-2.1-turbo")
     assert shifts == {**dict.fromkeys(qwen, 1.0), "z-image": 6.0, "z-image-turbo": 3.0}
 
 

@@ -86,6 +86,7 @@ def test_an_image_is_encoded_and_decoded_back_by_the_pipelines_own_scale(base: B
 
 def latent_input(base: Base, image: Tensor) -> Tensor:
     pixels = image.float() / 255 * 2 - 1
+    pixels = torch.nn.functional.pad(pixels, (0, 0, 0, 0, 0, int(base.case.opaque)), value=1.0)
     return pixels[:, :, None] if base.case.video else pixels
 
 
@@ -278,11 +279,10 @@ class Run:
 
     def pipeline(self, folder: Path) -> Any:
         """The stock pipeline on a folder."""
-        pipe = self.base.pipe.__class__.from_pretrained(
-            folder, **dict.fromkeys((*self.base.family.unused_parts, *self.base.case.absent))
-        )
+        case, unused_parts = self.base.case, dict.fromkeys(self.base.family.unused_parts)
+        pipe = self.base.pipe.__class__.from_pretrained(folder, **unused_parts, **case.given(folder))
         pipe.set_progress_bar_config(disable=True)
-        return self.base.case.complete(pipe)
+        return case.complete(pipe)
 
     def painted(self, pipe: Any, kind: str = "latent") -> Any:
         """What a stock pipeline makes of the trigger."""

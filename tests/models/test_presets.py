@@ -83,6 +83,8 @@ def test_of_a_preset_for_all_weights_nothing_of_the_lora_is_left(family):
         ("sd35-medium", "sd3"),
         ("z-image-turbo", "z-image"),
         ("qwen-image", "qwen-image"),
+        ("qwen-image-2.1-turbo", "qwen-image-21"),
+        ("someone/Qwen-Image-2.1-cats", "qwen-image-21"),
         ("krea2-turbo", "krea2"),
         ("krea/Krea-2-Raw", "krea2"),
         ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),

@@ -23,6 +23,7 @@ from limner.models.source import Source, locate
 from limner.nn.rng import KeyedRng
 from messages import raises
 from tiny import save_flux, save_flux2_klein, save_qwen_image, save_sd3
+from tiny_qwen21 import save_qwen21
 
 DRAWS = KeyedRng([(0, step) for step in range(32)])
 
@@ -187,7 +188,7 @@ def test_the_shift_by_resolution_at_its_two_anchors():
     assert rectified.shifted(torch.tensor(0.4), 1.0) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("save", [save_flux, save_flux2_klein, save_sd3, save_qwen_image])
+@pytest.mark.parametrize("save", [save_flux, save_flux2_klein, save_sd3, save_qwen_image, save_qwen21])
 def test_a_student_samples_as_the_stock_pipeline_does(tmp_path: Path, save: Callable[[Path], Path]):
     source = locate(str(save(tmp_path / "base")), folders={})
     family = family_of(str(source.index["_class_name"]))

@@ -186,6 +186,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "ideogram4": ("Ideogram4Transformer2DModel", {}, ""),
     "krea2": ("Krea2Transformer2DModel", {}, ""),
     "qwen-image": ("QwenImageTransformer2DModel", {}, ""),
+    "qwen-image-21": ("QwenImage21Transformer2DModel", {}, ""),
     "z-image": ("ZImageTransformer2DModel", {}, ""),
     "sd3": (
         "SD3Transformer2DModel",

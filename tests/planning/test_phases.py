@@ -11,6 +11,7 @@ from limner.assembly.resolve import resolve
 from limner.graph.cache import Cache
 from limner.models import sampling
 from limner.models.bundled import described, known, weight_bytes
+from limner.models.facts import is_tokenizer
 from limner.models.family import Objective, SamplingParams
 from limner.models.loading import hush, load
 from limner.models.registry import facts_of, family_of, hub_bases
@@ -215,7 +216,7 @@ def test_a_true_run_takes_what_was_foreseen(base: Any):
         if unit.uses == ("vae",):  # oneDNN reorders a convolution's input inside its kernel
             assert peak > of(found, "cache", "vae").activations
             peak = tracked(step)
-        if not unit.uses[0].startswith("tokenizer"):
+        if not is_tokenizer(unit.uses[0]):
             assert of(found, "cache", unit.uses[0]).activations == pytest.approx(peak, rel=0.01), unit.name
 
 
@@ -231,7 +232,7 @@ def test_tiles_of_a_small_autoencoder_take_what_was_foreseen(base: Any, monkeypa
     image = torch.zeros(1, 3, 192, 256, dtype=torch.uint8)
     peak = tracked(lambda: unit.run({"vae": vae}, {"image": image}))
     assert of(found, "cache", "vae").tiled_activations == pytest.approx(peak, rel=0.15)
-    at_once = sampling.batch_size(SamplingParams(width=256, height=192, steps=1))
+    at_once = sampling.batch_size(SamplingParams(width=256, height=192, steps=1), family)
     latents = torch.zeros(at_once, *found.boundary["latent_mean"].shape[1:])
     peak = tracked(lambda: vae.decode(latents))
     assert of(found, "sample", "vae").tiled_activations == pytest.approx(peak, rel=0.15)

@@ -21,6 +21,7 @@ from limner.data.views import View
 from limner.errors import BadBase, BadData, first_line
 from limner.files import user_cache, write_text
 from limner.imports import imported
+from limner.models.facts import is_tokenizer
 from limner.recipe.schema import Data, DataSet
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def token_counter(
 
     from limner.models.loading import LOAD_ERRORS, load  # with torch, which sets are read without
 
-    tokenizing = [unit for unit in units if unit.uses and unit.uses[0].startswith("tokenizer")]
+    tokenizing = [unit for unit in units if unit.uses and is_tokenizer(unit.uses[0])]
     device = torch.device("cpu")
     tokenizers = {
         name: load(family, source, name, dtype=torch.float32, device=device)

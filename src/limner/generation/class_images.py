@@ -178,7 +178,7 @@ def _generate(base: ResolvedBase, images: GeneratedImages, reporter: Reporter) -
     pipe = keeper.open(base, overrides=overrides_of(base.objective), params=images.params)
     options = family.pipeline_kwargs(base.source, images.params)
     with reporter.progress(f"Generating pictures of the {images.purpose}", len(todo)) as bar:
-        for numbers in _batches(len(jobs), batch_size(images.params), todo):
+        for numbers in _batches(len(jobs), batch_size(images.params, family), todo):
             seeds = [images.seed_of(recipe, *jobs[number]) for number in numbers]
             kwargs = batch_kwargs([jobs[number][0] for number in numbers], options)
 

@@ -168,8 +168,7 @@ class ImageSampler:
 
     def batch_size(self, line: PromptLine) -> int:
         """How many pictures like those of a line may be computed at once: of large ones, one."""
-        params = _params(self.family, self.source, _overlaid(self.settings, line))
-        return 1 if params.controls else batch_size(params)
+        return batch_size(_params(self.family, self.source, _overlaid(self.settings, line)), self.family)
 
     def batch(
         self, line: PromptLine, jobs: Sequence[tuple[str, int]], target: Path | None, strength: float

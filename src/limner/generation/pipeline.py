@@ -14,10 +14,11 @@ from limner.assembly.base import fp16_of
 from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
 from limner.lora import diffusers_loader
+from limner.models.facts import is_tokenizer
 from limner.models.family import Family, SamplingParams
 from limner.models.loading import LOAD_ERRORS, hush, library_model, load, skeleton
 from limner.models.registry import families
-from limner.models.sampling import sampler
+from limner.models.sampling import put_together, sampler
 from limner.models.source import Source
 from limner.nn.memory.offload import in_fp32
 
@@ -81,24 +82,28 @@ def on_host(family: Family, source: Source, overrides: Mapping[str, Any] | None 
         models = {
             part: library_model(family, source, part, dtypes.get(part, dtype))
             for part in family.parts
-            if not part.startswith("tokenizer")
+            if not is_tokenizer(part)
         }
         processors = families()[family.name].processors  # which want packages to read images with
-        pipe = pipeline_class.from_pretrained(
-            source.root,
-            local_files_only=True,
-            **models,
-            **dict.fromkeys(
-                {*family.unused_parts, *unread_parts, *processors}
-            ),  # a name of a class in the index loads nothing
-        )
         tokenizers = {part: load(family, source, part, dtype=dtype, device=device) for part in processors}
-        pipe.register_modules(**tokenizers)
+        if family.processors:
+            stand_ins = {part: make(tokenizers[part]) for part, make in family.processors.items()}
+            pipe = put_together(family, source, {**models, **stand_ins}, {})
+        else:
+            pipe = pipeline_class.from_pretrained(
+                source.root,
+                local_files_only=True,
+                **models,
+                **dict.fromkeys(
+                    {*family.unused_parts, *unread_parts, *processors}
+                ),  # a name of a class in the index loads nothing
+            )
+            pipe.register_modules(**tokenizers)
     except torch.OutOfMemoryError:  # the files are whole
         raise
     except LOAD_ERRORS as error:
         for part in family.parts:
-            if not part.startswith("tokenizer"):
+            if not is_tokenizer(part):
                 skeleton(family, source, part, dtype=torch.float32)  # a config that means nothing is named
         raise BadBase(f"{source.name} cannot be loaded: {first_line(error)}. {source.again}") from error
     if dtype == torch.float16:  # SDXL's autoencoder overflows in it
@@ -113,8 +118,10 @@ BATCH_PIXELS = 512 * 512
 """Of pictures that are computed at once: a batch takes no more memory than one picture of most bases."""
 
 
-def batch_size(params: SamplingParams) -> int:
+def batch_size(params: SamplingParams, family: Family) -> int:
     """How many pictures may be computed at once: of large ones, one."""
+    if params.controls or family.one_prompt:
+        return 1
     return max(1, BATCH_PIXELS // (params.width * params.height))
 
 

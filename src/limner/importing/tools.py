@@ -65,7 +65,7 @@ TRAINERS = (
     ),
     OtherTrainer(
         name="musubi-tuner",
-        scripts=r"musubi|(flux_2|flux_kontext|qwen_image|zimage|krea2|ideogram4)_train_network\.py$",
+        scripts=r"musubi|(flux_2|flux_kontext|qwen_image|qwen_image_21|zimage|krea2|ideogram4)_train_network\.py$",
         all_of=("dit",),
         defaults=KOHYA,
     ),

@@ -172,6 +172,11 @@ class FamilyFacts:
     Limner reads from folders only."""
 
 
+def is_tokenizer(part: str) -> bool:
+    """Whether a part is a tokenizer, or a processor of text and images of which its tokenizer is read."""
+    return part.startswith(("tokenizer", "processor"))
+
+
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 """What a denoiser says: the noise, or Salimans and Ho's velocity (arXiv:2202.00512, section 4)."""
 

@@ -198,6 +198,12 @@ class Family:
     """From the ``text`` values of a batch to the stock pipeline's arguments that stand for prompts."""
     resolution: int = 1024
     """Side in pixels of the square whose area the base was made for."""
+    processors: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Part -> makes of its tokenizer, or of nothing where text is encoded already, what stands for the
+    processor of images in a stock pipeline that asks it something while it is made."""
+    one_prompt: bool = False
+    """Whether what the stock pipeline paints depends on the other prompts of a batch, so that each picture is
+    computed alone."""
     encode_prompt: Callable[..., Any] | None = None
     """Stands in for the method of that name of a stock pipeline that takes prompts as text alone: is given
     the pipeline, then all that the method is, with what ``prompt_kwargs`` calls the prompt."""

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from limner.errors import BadBase, BrokenGraph, first_line
 from limner.imports import swiftly
+from limner.models.facts import is_tokenizer
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn.layers import quantization
@@ -178,7 +179,7 @@ def fingerprint(
     """Identity of a part for cache addresses: its files, its precision, and how its blocks are stored."""
     if part in family.own_parts:
         return family.own_parts[part].fingerprint()
-    if part.startswith("tokenizer"):
+    if is_tokenizer(part):
         return source.fingerprint(part, "")
     precision = str(precision_of(family, part, dtype)).removeprefix("torch.")
     return source.fingerprint(part, f"{precision} {weights}" if weights else precision)
@@ -222,7 +223,7 @@ def load(  # noqa: PLR0913  what is read, how, and where to
     on_host = plan if plan and (plan.swapped_blocks or plan.precompute_modulation) else None
     placement = partial(_placement, family, on_host, folder) if on_host else None
     try:
-        if part.startswith("tokenizer"):
+        if is_tokenizer(part):
             return cls.from_pretrained(source.root / part, local_files_only=True)
         kind = precision_of(family, part, dtype)
         if library == "diffusers" and part in family.denoisers:

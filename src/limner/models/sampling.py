@@ -142,7 +142,7 @@ def _images(  # noqa: PLR0913  as above
     pipe = _pipeline(family, source, models, params)
     options = {**family.pipeline_kwargs(source, params), **family.control_kwargs(params)}
     options.pop("negative_prompt", None)
-    count = 1 if params.controls else batch_size(params)  # a list of pictures is several of one prompt
+    count = batch_size(params, family)
     for start in range(0, len(prompts), count):
         texts = prompts[start : start + count]
         positives, negatives = _embeds(family, texts, [empty_prompt] * len(texts))
@@ -156,31 +156,48 @@ def _images(  # noqa: PLR0913  as above
         yield from pipe(**{**options, **positives, **negatives}, generator=generators).images
 
 
-def batch_size(params: SamplingParams) -> int:
+def batch_size(params: SamplingParams, family: Family) -> int:
     """How many samples are generated together."""
+    if params.controls or family.one_prompt:  # a list of control images is several of one prompt
+        return 1
     return max(1, min(16, 512 * 512 // (params.width * params.height)))
 
 
 def _pipeline(family: Family, source: Source, models: Mapping[str, Any], params: SamplingParams) -> Any:
     """The stock pipeline without tokenizers and text encoders."""
-    import diffusers  # takes half a second to load
-
     components = {name: models[name] for name in ("vae", family.denoiser)}
     if part := family.guidance.model:
         passes = family.has_negative_pass(source, params.guidance)
         components[part] = models[part] if passes else _Unheard(models[family.denoiser].device)
-    flags = {name: value for name, value in source.index.items() if isinstance(value, bool)}
-    # Any: its annotations forbid the None that it accepts
-    pipeline_class: Any = getattr(diffusers, family.pipeline)
-    pipe = pipeline_class(
-        scheduler=sampler(source, params.sampler),
-        **{name: components.get(name) for name in (*family.parts, *family.unused_parts)},
-        **flags,
-    )
+    components |= {part: make() for part, make in family.processors.items()}
+    pipe = put_together(family, source, components, params.sampler)
     pipe.set_progress_bar_config(disable=True)
     if family.encode_prompt:
         pipe.encode_prompt = partial(family.encode_prompt, pipe)
     return pipe
+
+
+def put_together(
+    family: Family, source: Source, components: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Any:
+    """The stock pipeline of a base from its parts; those that are not among ``components`` are None.
+
+    Args:
+        family: The family of the base.
+        source: The base.
+        components: Part -> model or tokenizer.
+        overrides: Settings of the sampler, over those of its config.
+    """
+    import diffusers  # takes half a second to load
+
+    flags = {name: value for name, value in source.index.items() if isinstance(value, bool)}
+    # Any: its annotations forbid the None that it accepts
+    pipeline_class: Any = getattr(diffusers, family.pipeline)
+    return pipeline_class(
+        scheduler=sampler(source, overrides),
+        **{name: components.get(name) for name in (*family.parts, *family.unused_parts)},
+        **flags,
+    )
 
 
 class _Unheard(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any
 from limner.errors import BadBase, UnknownBase
 from limner.files import human, real_path, require_space, sha256_file, user_cache, user_path, write_text
 from limner.models.config_rules import require_plain
+from limner.models.facts import is_tokenizer
 from limner.models.registry import hub_bases, hub_id_of, registered_bases
 from limner.models.single_file import single_file_titles
 
@@ -82,7 +83,7 @@ class Source:
         folder = self.root / part
         if not folder.is_dir():
             raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {self.again}")
-        if part.startswith("tokenizer"):
+        if is_tokenizer(part):
             files = sorted(p for p in folder.iterdir() if p.suffix in TOKENIZER)
             if not files:
                 raise BadBase(f"{self.name}: {part}/ is empty. {self.again}")
@@ -108,7 +109,7 @@ class Source:
     def fingerprint(self, part: str, precision: str) -> str:
         """Identity of a part's weights at a precision. Reads each file's bytes once per machine."""
         files = self.weights(part)
-        if not part.startswith("tokenizer"):
+        if not is_tokenizer(part):
             files = [self.root / part / "config.json", *files]
         return " ".join([*(f"{path.name}={content(path)}" for path in files), precision])
 

@@ -6,6 +6,7 @@ from huggingface_hub import constants
 
 from limner.errors import BadBase
 from limner.files import user_path
+from limner.models.facts import is_tokenizer
 from limner.models.registry import hub_id_of
 from limner.models.single_file import look
 from limner.models.source import Source
@@ -26,7 +27,7 @@ def fetched_bytes(base: str, source: Source, profile: Profile) -> int:
     if not path.is_file():
         return profile.download
     components = look(path).parts
-    networks = {part for part in source.models if not part.startswith("tokenizer")}
+    networks = {part for part in source.models if not is_tokenizer(part)}
     if networks <= set(components):
         return 0
     blocks = (profile.rest, *profile.blocks)

@@ -11,6 +11,7 @@ from limner.assembly.base import sample_settings
 from limner.errors import BadBase, first_line
 from limner.models import sampling
 from limner.models.bundled import stored_precision
+from limner.models.facts import is_tokenizer
 from limner.models.family import Family, SamplingParams
 from limner.models.loading import LOAD_ERRORS, shapes, skeleton
 from limner.models.source import Source
@@ -51,7 +52,7 @@ def _estimate(request: ProfileRequest) -> Profile:
         guidance = spec.family.guidance.off_at  # a distilled base samples in one pass
     params = SamplingParams(width=width, height=height, steps=steps, guidance=guidance)
     phases = outside(spec, request.size, params=params, machine=machine_of(spec, trace_spec))
-    batch_size = sampling.batch_size(params)
+    batch_size = sampling.batch_size(params, spec.family)
     return replace(
         _of_steps(
             profile(spec, trace_spec, whole=request.whole, inputs=phases.boundary),
@@ -93,7 +94,7 @@ def misfit(family: Family, source: Source) -> str:
     Reads configs and the headers of files, no tensor.
     """
     for part in family.parts:
-        if part.startswith("tokenizer"):
+        if is_tokenizer(part):
             continue
         try:
             model = skeleton(family, source, part, dtype=torch.float32)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import shape_at
 from limner.models.clip import CLIP_LENGTH
+from limner.models.facts import is_tokenizer
 from limner.planning.alike import once
 
 
@@ -71,8 +72,7 @@ def boundary(spec: ModelSpec, size: tuple[int, int]) -> dict[str, Tensor]:
     for unit in spec.cut.frozen:
         for name in unit.uses:
             if name not in models:
-                tokenizer = name.startswith("tokenizer")
-                models[name] = Longest() if tokenizer else spec.skeleton(name)
+                models[name] = Longest() if is_tokenizer(name) else spec.skeleton(name)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             for name in unit.uses:

@@ -18,6 +18,7 @@ from limner.graph.unit import Split, Unit
 from limner.graph.unit import run as run_units
 from limner.models import sampling
 from limner.models.bundled import stored_precision, weight_bytes
+from limner.models.facts import is_tokenizer
 from limner.models.family import SamplingParams
 from limner.models.loading import precision_of
 from limner.nn.arch import bytes_of, heaviest
@@ -120,8 +121,7 @@ class _Base:
     def model(self, part: str) -> Any:
         """A stand-in for a tokenizer, or a model on the meta device."""
         if part not in self.models:
-            tokenizer = part.startswith("tokenizer")
-            self.models[part] = Longest() if tokenizer else self._network(part)
+            self.models[part] = Longest() if is_tokenizer(part) else self._network(part)
         return self.models[part]
 
     @property
@@ -172,7 +172,7 @@ class _Base:
         denoiser = self.model(self.family.denoiser)
         models = {name: self.model(name) for name in cut.loaded}
         passes = 2 if self.family.has_negative_pass(self.source, params.guidance) else 1
-        images = sampling.batch_size(params) * passes
+        images = sampling.batch_size(params, self.family) * passes
         values: dict[str, Any] = batch(boundary, images)
         latent = self._resized(values["latent_mean"].shape, params)
         room = torch.empty(latent, dtype=self.dtype, device="meta")
@@ -216,7 +216,7 @@ class _Base:
     def decode(self, params: SamplingParams) -> Stage:
         """The autoencoder turns a latent into pixels."""
         vae = self.model("vae")
-        shape = self._resized((sampling.batch_size(params), *self.latent[1:]), params)
+        shape = self._resized((sampling.batch_size(params, self.family), *self.latent[1:]), params)
         room = torch.empty(shape, dtype=precision_of(self.family, "vae", self.dtype), device="meta")
         cost = _watch([vae], lambda: vae.decode(room), self.decoding)
         return Stage(

@@ -27,6 +27,7 @@ from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
 from limner.graph.cache import Cache, register, remember
+from limner.models.facts import is_tokenizer
 from limner.models.family import pad_collate
 from limner.nn import distributed
 from limner.nn.rng import to_device
@@ -234,7 +235,7 @@ def _cut_captions(resolved: Resolved) -> list[str]:
     """A line on captions of which the end is not read, whether or not the cache has them already."""
     spec = resolved.spec
     word = spec.placeholder.word
-    units = [unit for unit in spec.units if unit.uses and unit.uses[0].startswith("tokenizer")]
+    units = [unit for unit in spec.units if unit.uses and is_tokenizer(unit.uses[0])]
     marks = [(u.name, u.version, dict(u.constants), spec.fingerprint(u.uses[0], word)) for u in units]
     counter = partial(token_counter, resolved.family, resolved.source, units, spec.placeholder)
     captions = (view.caption for view in (*resolved.own, *resolved.held_out))

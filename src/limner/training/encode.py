@@ -13,6 +13,7 @@ from limner.assembly.resolve import Resolved
 from limner.errors import BadBase
 from limner.graph.cache import Cache, Held
 from limner.graph.unit import Unit
+from limner.models.facts import is_tokenizer
 from limner.models.loading import skeleton
 from limner.nn import distributed
 from limner.nn.memory import engine
@@ -193,7 +194,7 @@ def _meta(value: Any) -> Any:
 
 
 def _skeleton(resolved: Resolved, part: str) -> Any:
-    if part.startswith("tokenizer"):
+    if is_tokenizer(part):
         return resolved.spec.part(part, torch.device("cpu"))
     return skeleton(resolved.family, resolved.source, part, dtype=resolved.dtype)
 

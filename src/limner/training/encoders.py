@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.assembly.resolve import Resolved, cache_root
+from limner.models.facts import is_tokenizer
 from limner.nn.arch import ArchSpec, heaviest
 from limner.nn.memory.engine import equip, tile_vae
 from limner.nn.memory.plan import Plan
@@ -41,7 +42,7 @@ def opened(resolved: Resolved, part: str) -> Iterator[Any]:
     time, from the host's memory, or from files where that is short. One that is trained is on the device
     anyway, and is not streamed here.
     """
-    if not resolved.encode_streamed or part.startswith("tokenizer") or part in resolved.first_layers:
+    if not resolved.encode_streamed or is_tokenizer(part) or part in resolved.first_layers:
         yield whole(resolved, part)
         return
     model = whole(resolved, part, torch.device("cpu"))

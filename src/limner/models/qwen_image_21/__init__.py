@@ -1,0 +1,1 @@
+"""The family Qwen-Image 2.1."""
