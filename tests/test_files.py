@@ -172,6 +172,32 @@ def test_what_a_killed_process_half_wrote_is_cleared_at_the_next_writing(tmp_pat
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_others_read_meanwhile_goes_with_its_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    home = tmp_path / "limner" / "scratch"
+    left = draft_of(home / "folder")
+    left.mkdir(parents=True)
+    (left / "half").write_text("x")
+    files._remove_once.cache_clear()
+    with files.scratch_folder() as folder:
+        assert folder.is_dir() and list(folder.iterdir()) == [] and list(home.iterdir()) == [folder.parent]
+    assert list(home.iterdir()) == []
+
+
+def test_a_folder_that_is_removed_is_gone_before_its_files_are(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("x")
+    true, seen = files.shutil.rmtree, []
+
+    def rmtree(path, **options):
+        seen.append(((tmp_path / "a").exists(), [item.name for item in path.rglob("x")]))
+        true(path, **options)
+
+    monkeypatch.setattr(files.shutil, "rmtree", rmtree)
+    files.remove_folder(tmp_path / "a")
+    assert seen == [(False, ["x"])] and list(tmp_path.iterdir()) == []
+
+
 def test_a_ring_of_links_has_a_path(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")

@@ -21,6 +21,8 @@ from limner.errors import DiskFull
 UNITS = ("B", "kB", "MB", "GB", "TB")
 DRAFT = re.compile(r"\.limner-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[a-z0-9_]{8}\.part")
 """Folders in which files are drafted, by whom."""
+OLD = ".old"
+"""In such a folder: what goes, once the new is in place."""
 DRAFT_AGE = 86400
 """Seconds after which a draft of another machine counts as one of a dead process."""
 
@@ -85,7 +87,7 @@ def atomic_write(path: Path, write: Callable[[Path], object], *, sync: bool = Tr
     Raises:
         DiskFull: The disk had no room; the old file is untouched.
     """
-    with _room_for(path), _draft_of(path) as draft:
+    with _room_for(path), draft_of(path) as draft:
         write(draft)
         if sync:
             sync_file(draft)
@@ -113,7 +115,7 @@ def write_new(folder: Path, stem: str, suffix: str, write: Callable[[Path], obje
     Raises:
         DiskFull: The disk had no room.
     """
-    with _room_for(folder), _draft_of(folder / f"{stem}{suffix}") as draft:
+    with _room_for(folder), draft_of(folder / f"{stem}{suffix}") as draft:
         write(draft)
         sync_file(draft)
         draft.chmod(0o644)
@@ -146,10 +148,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         DiskFull: The disk had no room; what was there before is untouched.
     """
-    with _room_for(path), _draft_of(path) as draft:
+    with _room_for(path), draft_of(path) as draft:
         yield draft
         if path.is_dir():
-            shutil.rmtree(path)
+            path.rename(draft.parent / OLD)  # whole or gone, whenever this process is killed
         draft.replace(path)
         sync_folder(path.parent)
 
@@ -170,7 +172,7 @@ def new_folder(parent: Path, names: Iterable[str], fill: Callable[[Path], object
     Raises:
         DiskFull: The disk had no room.
     """
-    with _room_for(parent), _draft_of(parent / "folder") as draft:
+    with _room_for(parent), draft_of(parent / "folder") as draft:
         draft.mkdir()
         fill(draft)
         paths = (parent / name for name in names)
@@ -191,7 +193,7 @@ def _renamed(draft: Path, path: Path) -> bool:
 
 
 @contextmanager
-def _draft_of(path: Path) -> Iterator[Path]:
+def draft_of(path: Path) -> Iterator[Path]:
     """Where ``path`` is drafted: under its own name in a folder of this process's own beside it.
 
     The folder's name says whose it is, so that one of a dead process is told from one in use; what libraries
@@ -208,6 +210,20 @@ def _draft_of(path: Path) -> Iterator[Path]:
             folder.rmdir()
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder for what others shall read meanwhile; of a killed process, the next one deletes it."""
+    with draft_of(user_cache("scratch") / "folder") as draft:
+        draft.mkdir()
+        yield draft
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder: gone at once for every reader, and a killed process leaves no half of it there."""
+    with draft_of(path) as draft:
+        path.rename(draft)
 
 
 def remove_dead_drafts(folder: Path, *, even_living: bool = False) -> None:

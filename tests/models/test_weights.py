@@ -214,7 +214,7 @@ def placement(folder: Path, into: Path | None, **options: Any) -> Any:
 
 
 def in_files(tensor: torch.Tensor) -> bool:
-    return Path(tensor.untyped_storage().filename or "").name.startswith(host_buffer.PREFIX)
+    return Path(tensor.untyped_storage().filename or "").name == host_buffer.WEIGHTS
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])

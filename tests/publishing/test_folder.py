@@ -8,7 +8,7 @@ from PIL.PngImagePlugin import PngInfo
 from limner.errors import BadData, BadUsage
 from limner.lora.metadata import header
 from limner.publishing.card_images import CardImage
-from limner.publishing.folder import require_empty, write_card_image, write_folder
+from limner.publishing.folder import new_or_empty, write_card_image, write_folder
 from limner.publishing.publication import publication
 from messages import raises
 from publishing.runs_to_publish import finished_run, lora_file
@@ -68,6 +68,23 @@ def test_nothing_that_is_there_is_published_along(tmp_path: Path, kind: str):
         place.write_text("x")
     else:
         (place / "private").mkdir(parents=True)
-    with raises(BadUsage):
-        require_empty(place)
-    require_empty(tmp_path / "new")
+    with raises(BadUsage), new_or_empty(place):
+        pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_appears_filled_or_not_at_all(tmp_path: Path, monkeypatch, there):
+    place = tmp_path / "out"
+    if there:
+        place.mkdir()
+    with pytest.raises(KeyError), new_or_empty(place) as draft:
+        (draft / "half.txt").write_text("x")
+        raise KeyError
+    assert place.exists() == there and (not there or not list(place.iterdir()))
+    with new_or_empty(place) as draft:
+        (draft / "whole.txt").write_text("x")
+    assert [path.name for path in place.iterdir()] == ["whole.txt"] and list(tmp_path.iterdir()) == [place]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with raises(BadUsage), new_or_empty(Path()):
+        pass

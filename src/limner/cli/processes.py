@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import psutil
 
 from limner.cli.show import ERROR_FILE, PARENT, leads
 from limner.errors import BadUsage
+from limner.files import scratch_folder
 from limner.reporter import counted, printable
 
 GRACE = 30.0
@@ -78,8 +78,8 @@ def train_together(count: int, arguments: Sequence[str] | None = None, grace: fl
     """
     line = without_flag(list(sys.argv[1:] if arguments is None else arguments))
     command = [sys.executable, "-m", "limner", *line]
-    with tempfile.TemporaryDirectory(prefix="limner-") as folder:
-        files = [Path(folder) / f"{rank}.json" for rank in range(count)]
+    with scratch_folder() as folder:
+        files = [folder / f"{rank}.json" for rank in range(count)]
         port = free_port()
         processes = [
             _start(command, environment(rank, count, port) | {ERROR_FILE: str(files[rank])})

@@ -4,21 +4,19 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import psutil
 from filelock import FileLock
 
 from limner.errors import BadUsage
-from limner.files import new_folder, write_text
+from limner.files import new_folder, remove_folder, write_text
 from limner.jobs.job import DEVICES, Job, read_job
 from limner.jobs.job_folder import JobFolder, record_of, write_record
 from limner.jobs.processes import ask_to_end, kill
@@ -93,7 +91,7 @@ class Jobs:
             try:
                 _start_keeper(path, secrets or {})
             except (OSError, ValueError):
-                rmtree(path, ignore_errors=True)
+                remove_folder(path)
                 raise
         return self.get(int(path.name))
 
@@ -197,11 +195,7 @@ class Jobs:
         with self._writable():
             if number > self._last():
                 write_text(self._last_path, f"{number}\n")
-            bin_path = Path(tempfile.mkdtemp(prefix=".removed-", dir=self.folder))
-            try:
-                job.folder.rename(bin_path / job.folder.name)  # gone at once, for every reader
-            finally:
-                rmtree(bin_path, ignore_errors=True)
+            remove_folder(job.folder)
 
     @property
     def at_once(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from limner.files import write_json, write_text
 from limner.publishing.card import body_for_people
-from limner.publishing.folder import require_empty, write_card_image, write_loras
+from limner.publishing.folder import new_or_empty, write_card_image, write_loras
 from limner.publishing.publication import Publication
 
 OTHER = "Other"
@@ -23,15 +23,17 @@ def write_civitai(item: Publication, folder: Path) -> list[Path]:
         BadUsage: It holds files.
         LimnerError: See :func:`limner.publishing.folder.write_folder`.
     """
-    require_empty(folder)
-    paths = write_loras(item, folder)
-    paths += [
-        write_card_image(image, folder / f"{number:02d}.png", with_parameters=True)
-        for number, image in enumerate(item.images)
+    with new_or_empty(folder) as draft:
+        paths = write_loras(item, draft)
+        paths += [
+            write_card_image(image, draft / f"{number:02d}.png", with_parameters=True)
+            for number, image in enumerate(item.images)
+        ]
+        write_json(draft / "model.json", model_page(item))
+        write_text(draft / "description.md", body_for_people(item))
+    return [
+        folder / path.relative_to(draft) for path in (draft / "model.json", draft / "description.md", *paths)
     ]
-    write_json(folder / "model.json", model_page(item))
-    write_text(folder / "description.md", body_for_people(item))
-    return [folder / "model.json", folder / "description.md", *paths]
 
 
 def model_page(item: Publication) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The folder that is published: files without private metadata, pictures without foreign chunks, the card."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from limner.errors import BadData, BadUsage
-from limner.files import atomic_write, write_text
+from limner.files import atomic_folder, atomic_write, real_path, write_text
 from limner.lora.metadata import header, public_entries
 from limner.lora.peft_config import HEADER_KEY
 from limner.lora.saving import copy_with_metadata
@@ -34,19 +36,32 @@ def write_folder(item: Publication, folder: Path, repo: str) -> list[Path]:
         BadData: A picture cannot be read.
         DiskFull: There is no room.
     """
-    require_empty(folder)
-    paths = write_loras(item, folder)
-    paths += [
-        write_card_image(image, folder / image_name(number)) for number, image in enumerate(item.images)
-    ]
-    write_text(folder / CARD, card(item, repo))
-    return [folder / CARD, *paths]
+    with new_or_empty(folder) as draft:
+        paths = write_loras(item, draft)
+        paths += [
+            write_card_image(image, draft / image_name(number)) for number, image in enumerate(item.images)
+        ]
+        write_text(draft / CARD, card(item, repo))
+    return [folder / path.relative_to(draft) for path in (draft / CARD, *paths)]
 
 
-def require_empty(folder: Path) -> None:
-    """Raise ``BadUsage`` unless a folder is not there yet, or is empty: nothing of it shall be published."""
+@contextmanager
+def new_or_empty(folder: Path) -> Iterator[Path]:
+    """A folder of which nothing else shall be published; it appears filled.
+
+    Yields:
+        What to fill: there, and empty.
+
+    Raises:
+        BadUsage: It holds files, or is where this process works.
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise BadUsage(f"{folder} is there and not empty. Name another folder.")
+    if real_path(folder) == Path.cwd():
+        raise BadUsage(f"{folder} is the folder that you are in. Name another folder.")
+    with atomic_folder(folder) as draft:
+        draft.mkdir()
+        yield draft
 
 
 def write_loras(item: Publication, folder: Path) -> list[Path]:

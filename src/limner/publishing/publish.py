@@ -1,10 +1,10 @@
 """The verb ``publish``: collect, write the folder, and give it to the hub."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from limner.errors import BadUsage
+from limner.files import scratch_folder
 from limner.publishing.civitai import write_civitai
 from limner.publishing.folder import write_folder
 from limner.publishing.hub import require_repo_id, upload
@@ -75,9 +75,9 @@ def publish(request: PublishRequest, reporter: Reporter) -> Published:
     if request.dry_run:
         files = _written(item, request.dry_run, request.repo)
         return Published(url="", files=files, folder=request.dry_run, civitai=request.civitai)
-    with tempfile.TemporaryDirectory(prefix="limner-publish-") as folder:
-        files = _written(item, Path(folder), request.repo)
-        url = upload(Path(folder), request.repo, private=request.private)
+    with scratch_folder() as folder:
+        files = _written(item, folder, request.repo)
+        url = upload(folder, request.repo, private=request.private)
     return Published(url=url, files=files, folder=None, civitai=request.civitai)
 
 

@@ -167,7 +167,7 @@ def _model() -> Any:
 
 
 def _filed(tensor: Tensor) -> bool:
-    return Path(tensor.untyped_storage().filename or "").name.startswith(host_buffer.PREFIX)
+    return Path(tensor.untyped_storage().filename or "").name == host_buffer.WEIGHTS
 
 
 def test_streamed_blocks_and_modulations_stay_and_nothing_else() -> None:

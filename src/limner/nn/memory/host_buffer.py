@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import BrokenGraph, DiskFull, LimnerError
-from limner.files import require_space
+from limner.files import draft_of, require_space
 from limner.nn.arch import ArchSpec, matching
 
 ALIGNMENT = 256
 """Bytes that each tensor starts at a multiple of: what the caching allocator of CUDA gives, too."""
 PAGE = 4096
 """Bytes that a system locks at a time."""
-PREFIX = "limner-weights-"
-"""How the names of files begin that hold weights."""
+WEIGHTS = "limner-weights"
+"""Name of a file that holds weights, as long as it has one."""
 Host = Callable[[int], Tensor]
 """So many bytes of host memory, (bytes,) uint8."""
 
@@ -210,9 +210,10 @@ class Mapped:
         if not size:
             return ordinary(0)
         require_space(self.folder, size, "weights that stay on disk")
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=PREFIX) as file:
-            _reserve(file.fileno(), size, self.folder)
-            return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
+        with draft_of(self.folder / WEIGHTS) as path:  # unnamed once it is mapped
+            with path.open("wb") as file:
+                _reserve(file.fileno(), size, self.folder)
+            return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
 
     def lain(self, tensors: Sequence[Tensor], starts: Sequence[int], size: int) -> Tensor | None:
         """The file, (bytes,) uint8, in which tensors lie already just so; None where they lie otherwise."""
@@ -220,7 +221,7 @@ class Mapped:
             return None
         storage = tensors[0].untyped_storage()
         origin = storage.data_ptr()
-        is_ours = Path(storage.filename or "").name.startswith(PREFIX) and storage.nbytes() == size
+        is_ours = Path(storage.filename or "").name == WEIGHTS and storage.nbytes() == size
         if not is_ours or any(
             tensor.untyped_storage().data_ptr() != origin or tensor.data_ptr() - origin != start
             for tensor, start in zip(tensors, starts, strict=True)
