@@ -71,29 +71,44 @@ def sharpness(gray: np.ndarray) -> Sharpness:
     if ratio.size < EDGE_PIXELS:
         return Sharpness(None, None)
     ways = _by_direction(fine, coarse, size, strongest)
-    blur = min([_blur_of(ratio), *ways]) if strongest < SHADING else _blur_of(ratio)
+    blur = min([_blur_of(ratio), *ways.values()]) if strongest < SHADING else _blur_of(ratio)
     if blur > SOFT and _is_shade(gray):
         return Sharpness(None, None)
     if strongest < SHADING or len(ways) < 2:
         return Sharpness(blur, None)
-    return Sharpness(blur, max(ways), min(ways))
+    softest = max(ways, key=ways.__getitem__)
+    if ways[softest] > SOFT and _is_shade(gray, softest):
+        return Sharpness(blur, None)
+    return Sharpness(blur, ways[softest], min(ways.values()))
 
 
-def _is_shade(gray: np.ndarray) -> bool:
-    """Whether the strongest gradients are a fade, which goes on over many pixels, and no edges at all."""
-    small, wide = (np.concatenate(sizes) for sizes in zip(*map(_pooled, _richest(gray)), strict=True))
-    strong = small >= STRONG * float(np.quantile(small, 0.998))
-    ratio = float(np.quantile(small[strong] / np.maximum(wide[strong], 1e-3), 0.75))
+def _is_shade(gray: np.ndarray, direction: int | None = None) -> bool:
+    """Whether the strongest gradients (of a direction) are a fade over many pixels, and no edges at all."""
+    small, wide = (np.concatenate(part, axis=1) for part in zip(*map(_pooled, _richest(gray)), strict=True))
+    if direction is not None:
+        sector = _sector(small) == direction
+        small, wide = small[:, sector], wide[:, sector]
+    size = np.hypot(*small)
+    if not size.size:  # it was in the finer picture alone
+        return False
+    strong = size >= STRONG * float(np.quantile(size, 0.998))
+    ratio = float(np.quantile(size[strong] / np.maximum(np.hypot(*wide)[strong], 1e-3), 0.75))
     return ratio < SHADE + SMALL / min(gray.shape)
 
 
+def _sector(gradient: np.ndarray) -> np.ndarray:
+    """Which of the directions a gradient, (2, pixels), has: (pixels,)."""
+    angle = np.arctan2(gradient[0], gradient[1]) % np.pi
+    return np.round(angle * DIRECTIONS / np.pi).astype(np.int8) % DIRECTIONS
+
+
 def _pooled(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of the gradients of a part, made smaller, under the coarse and the wide blur: (pixels,) each."""
+    """Gradients of a part, made smaller, under the coarse and the wide blur: (2, pixels) each."""
     height, width = (length // POOL for length in gray.shape)
     values = _blurred(gray.astype(np.float32), COARSE)[: height * POOL, : width * POOL]
     small = values.reshape(height, POOL, width, POOL).mean(axis=(1, 3))
     rest = np.sqrt(WIDE**2 - COARSE**2 - (POOL**2 - 1) / 12) / POOL
-    return np.hypot(*_gradient(small)).ravel(), np.hypot(*_gradient(_blurred(small, rest))).ravel()
+    return _gradient(small).reshape(2, -1), _gradient(_blurred(small, rest)).reshape(2, -1)
 
 
 def _richest(gray: np.ndarray) -> list[np.ndarray]:
@@ -115,12 +130,13 @@ def _compared(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return fine, coarse
 
 
-def _by_direction(fine: np.ndarray, coarse: np.ndarray, size: np.ndarray, strongest: float) -> list[float]:
+def _by_direction(
+    fine: np.ndarray, coarse: np.ndarray, size: np.ndarray, strongest: float
+) -> dict[int, float]:
     """The blur of the sharpest edges of each direction that has fair ones."""
-    angle = np.arctan2(coarse[0], coarse[1]) % np.pi
-    sector = np.round(angle * DIRECTIONS / np.pi).astype(np.int8) % DIRECTIONS
+    sector = _sector(coarse)
     strength = np.hypot(*fine)
-    blurs: list[float] = []
+    blurs: dict[int, float] = {}
     for direction in range(DIRECTIONS):
         in_sector = sector == direction
         if not in_sector.any():
@@ -128,7 +144,7 @@ def _by_direction(fine: np.ndarray, coarse: np.ndarray, size: np.ndarray, strong
         peak = float(np.quantile(size[in_sector], 0.998))
         edges = in_sector & (size >= max(FAINTEST, STRONG * peak))
         if peak >= FAIR * strongest and np.count_nonzero(edges) >= EDGE_PIXELS:
-            blurs.append(_blur_of(strength[edges] / size[edges]))
+            blurs[direction] = _blur_of(strength[edges] / size[edges])
     return blurs
 
 
