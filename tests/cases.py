@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 import tiny
+import tiny_anima
 import tiny_chroma
 import tiny_edit
 import tiny_flux2_dev
@@ -49,6 +50,7 @@ from references import (
     z_encode,
     z_guess,
 )
+from references_anima import anima_encode, anima_pred
 from references_ideogram4 import ideogram4_encode, ideogram4_latent, ideogram4_pred
 from references_qwen21 import qwen21_encode, qwen21_latent, qwen21_pred
 
@@ -207,6 +209,21 @@ CASES = (
         full="krea2",
         parameters=12_820_073_036,
         linears={"attention": 32 * 5, "all-linear": 32 * 8, "authors": 32 * 7 + 8},
+    ),
+    Case(
+        name="anima",
+        pipeline="AnimaModularPipeline",
+        save=tiny_anima.save_anima,
+        text=("context",),
+        encode=anima_encode,
+        pred=anima_pred,
+        loss=flow_loss,
+        latent=qwen_latent,
+        video=True,
+        full="anima",
+        parameters=1_956_405_248,
+        linears={"attention": 28 * 8, "all-linear": 28 * 10},
+        complete=tiny_anima.with_parts,
     ),
     Case(
         name="flux2-klein",

@@ -125,6 +125,7 @@ def unplaced(recipe: Any, file: Path, words: Mapping[str, Any]) -> Any:
 
 def _refuse_other_kinds(target: Path) -> None:
     from limner.data.formats import ARCHIVES, SUFFIXES
+    from limner.models.registry import index_path
 
     if not target.exists():
         raise BadUsage(f"There is no {target}. Name a folder of images, a recipe.toml, or a run folder.")
@@ -132,7 +133,7 @@ def _refuse_other_kinds(target: Path) -> None:
         raise BadUsage(f"{target} is a picture. Name the folder that it lies in: {target.parent}")
     if target.is_file() and (remedy := ARCHIVES.get(target.suffix.lower())):
         raise BadUsage(f"{target} is an archive, which is not read. {remedy}.")
-    if (target / "model_index.json").is_file():
+    if index_path(target).is_file():
         raise BadUsage(
             f"{target} is a base. Name a folder of images or a run, and the base by --base {target}"
         )

@@ -143,6 +143,7 @@ def test_where_a_norm_reads_the_last_product_there_are_no_tails(subject: Subject
 def test_what_a_block_reads_in_its_middle_is_never_left_out(subject: Subject) -> None:
     middle = {"z-image": "*.*.attention.to_out.0", "sdxl": "*.*.*.*.*.*.attn2.to_out.0"}
     middle["ideogram4"] = middle["z-image"]
+    middle["anima"] = "transformer_blocks.*.attn2.to_out.0"
     middle["sd15"], middle["flux2"] = middle["sdxl"], "transformer_blocks.*.attn.to_out.0"
     pattern = middle.get(subject.base.family.name, "transformer_blocks.*.attn.to_out.0")
     found = _asked(subject, (pattern,))
@@ -207,6 +208,7 @@ def test_where_a_text_encoder_is_trained_its_gradient_is_the_same_and_modulation
     read = next((name for name in values if name.startswith("pooled")), None)
     if read is None:  # then the conditions read times alone, and no text encoder
         assert subject.base.family.name in {
+            "anima",
             "chroma",
             "qwen-image",
             "qwen-image-21",

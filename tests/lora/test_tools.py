@@ -86,7 +86,7 @@ def test_stock_diffusers_reads_the_file_for_diffusers(family: str) -> None:
     assert worst(from_diffusers(flat), wished) == 0
 
 
-@pytest.mark.parametrize("family", ["flux2", "qwen-image", "z-image", "sdxl", "sd15"])
+@pytest.mark.parametrize("family", ["anima", "flux2", "qwen-image", "z-image", "sdxl", "sd15"])
 def test_stock_diffusers_reads_the_file_for_comfyui_too(family: str) -> None:
     """But for what its own importers drop: the last norm of FLUX.2, SDXL's size embedding."""
     dropped = {

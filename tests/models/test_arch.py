@@ -19,6 +19,7 @@ from tinybase import PLACES, Base
 CASE = {case.name: case for case in CASES if case.name != "sdxl-v"}
 
 BLOCKS = {
+    "anima": 28,
     "chroma": 57,
     "flux-dev": 57,
     "flux-kontext": 57,
@@ -34,6 +35,7 @@ BLOCKS = {
     "sd15": 38,
 }
 MODULATIONS = {  # billions of weights, biases left aside, and how many layers
+    "anima": (0.0, 0),
     "chroma": (0.0, 0),
     "flux-dev": (3.2464, 77),
     "flux-kontext": (3.2464, 77),
@@ -49,6 +51,7 @@ MODULATIONS = {  # billions of weights, biases left aside, and how many layers
     "sd15": (0.0258, 22),
 }
 TAILS = {
+    "anima": 28,
     "chroma": 76,
     "flux-dev": 76,
     "flux-kontext": 76,

@@ -59,6 +59,24 @@ def test_a_folder_that_is_no_base(tmp_path: Path):
         locate(str(tmp_path), folders={})
 
 
+def test_a_modular_index_says_what_the_usual_one_would(copied: Path):
+    """diffusers has there where a part is, too, and a hint of its class where it was saved unloaded."""
+    usual = locate(str(copied), folders={}).index
+    place = {"pretrained_model_name_or_path": "own/er", "subfolder": "vae", "type_hint": usual["vae"]}
+    entries = {
+        key: [*entry, place] if isinstance(entry, list) and all(entry) else entry
+        for key, entry in usual.items()
+    }
+    entries["vae"] = [None, None, place]
+    (copied / "model_index.json").unlink()
+    (copied / "modular_model_index.json").write_text(json.dumps(entries))
+    source = locate(str(copied), folders={})
+    assert source.index == usual and source.parts_listed
+    shutil.rmtree(copied / "vae")
+    with raises(BadBase):
+        source.weights("vae")
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
 @pytest.mark.parametrize("file", ["model_index.json", "vae/config.json", "limner.json"])
 def test_a_damaged_config_is_told(copied: Path, text: str, file: str):

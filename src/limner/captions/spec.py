@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from limner.errors import BadUsage
 from limner.models.facts import CaptionStyleName
-from limner.models.registry import recognised
+from limner.models.registry import index_path, recognised
 from limner.recipe.fields import bare_trigger
 
 ConceptType = Literal["subject", "face", "object", "style", "concept"]
@@ -46,7 +46,7 @@ def style_of(base: str) -> CaptionStyle:
     Raises:
         BadUsage: It is of no family that is known here.
     """
-    index = Path(base) / "model_index.json"
+    index = index_path(Path(base))
     name = base
     if index.is_file():
         try:

@@ -1,6 +1,6 @@
 """The stock pipeline of a base with LoRAs in it, loaded exactly as other tools load them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from limner.models.facts import is_tokenizer
 from limner.models.family import Family, SamplingParams
 from limner.models.loading import LOAD_ERRORS, hush, library_model, load, skeleton
 from limner.models.registry import families
-from limner.models.sampling import put_together, sampler
+from limner.models.sampling import pipeline_class_of, put_together, sampler
 from limner.models.source import Source
 from limner.nn.memory.offload import in_fp32
 
@@ -67,15 +67,11 @@ def on_host(family: Family, source: Source, overrides: Mapping[str, Any] | None 
     Raises:
         BadBase: It cannot be loaded.
     """
-    import diffusers
-
     hush()
     device = device_of("auto")
     dtype = DTYPES[precision_of("auto", device, fp16=fp16_of(source))]
-    pipeline_class = getattr(diffusers, family.pipeline)
     for part in family.parts:
         source.weights(part)
-    unread_parts = set(source.parts_listed) - {*family.parts, "scheduler"}
     dtypes = {"vae": torch.float32} if dtype == torch.float16 else {}
     try:
         # part by part, as the pipeline's own loader goes on with random numbers where tensors are missing
@@ -84,21 +80,7 @@ def on_host(family: Family, source: Source, overrides: Mapping[str, Any] | None 
             for part in family.parts
             if not is_tokenizer(part)
         }
-        processors = families()[family.name].processors  # which want packages to read images with
-        tokenizers = {part: load(family, source, part, dtype=dtype, device=device) for part in processors}
-        if family.processors:
-            stand_ins = {part: make(tokenizers[part]) for part, make in family.processors.items()}
-            pipe = put_together(family, source, {**models, **stand_ins}, {})
-        else:
-            pipe = pipeline_class.from_pretrained(
-                source.root,
-                local_files_only=True,
-                **models,
-                **dict.fromkeys(
-                    {*family.unused_parts, *unread_parts, *processors}
-                ),  # a name of a class in the index loads nothing
-            )
-            pipe.register_modules(**tokenizers)
+        pipe = _with_tokenizers(family, source, models)
     except torch.OutOfMemoryError:  # the files are whole
         raise
     except LOAD_ERRORS as error:
@@ -114,6 +96,33 @@ def on_host(family: Family, source: Source, overrides: Mapping[str, Any] | None 
     return pipe
 
 
+def _with_tokenizers(family: Family, source: Source, models: Mapping[str, Any]) -> Any:
+    """The stock pipeline on models that are there, with its sampler and tokenizers from the base."""
+
+    def loaded(parts: Iterable[str]) -> dict[str, Any]:
+        return {part: load(family, source, part, dtype=torch.float32, device=CPU) for part in parts}
+
+    processors = families()[family.name].processors  # which want packages to read images with
+    if family.pipeline_class:
+        tokenizers = loaded(filter(is_tokenizer, family.parts))
+        return put_together(family, source, {**models, **tokenizers}, {})
+    if family.processors:
+        tokenizers = loaded(processors)
+        stand_ins = {part: make(tokenizers[part]) for part, make in family.processors.items()}
+        return put_together(family, source, {**models, **stand_ins}, {})
+    unread_parts = set(source.parts_listed) - {*family.parts, "scheduler"}
+    absent = {*family.unused_parts, *unread_parts, *processors}
+    pipe = pipeline_class_of(family).from_pretrained(
+        source.root,
+        local_files_only=True,
+        **models,
+        **dict.fromkeys(absent),  # a name of a class in the index loads nothing
+    )
+    pipe.register_modules(**loaded(processors))
+    return pipe
+
+
+CPU = torch.device("cpu")
 BATCH_PIXELS = 512 * 512
 """Of pictures that are computed at once: a batch takes no more memory than one picture of most bases."""
 

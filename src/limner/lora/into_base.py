@@ -65,7 +65,7 @@ def _fill(draft: Path, twin: RegisteredBase, raw: Source, path: Path) -> None:
     family = family_of_base(twin.name)
     assert family
     limner, scheduler = (twin.changes.get(name, {}) for name in ("limner", "scheduler"))
-    write_json(draft / "model_index.json", raw.index)
+    raw.write_index(draft, raw.index)
     write_json(draft / "limner.json", {**raw.facts, **limner})
     write_json(draft / "scheduler" / "scheduler_config.json", {**raw.config("scheduler"), **scheduler})
     for part in raw.models:

@@ -13,14 +13,22 @@ from typing import Any
 
 from limner.errors import BadBase, UnknownBase
 from limner.files import user_cache, user_path
-from limner.models.registry import family_of_base, folder_of, hub_bases, hub_id_of, lora_twin
+from limner.models.registry import (
+    INDEX,
+    MODULAR_INDEX,
+    family_of_base,
+    folder_of,
+    hub_bases,
+    hub_id_of,
+    lora_twin,
+)
 from limner.models.single_file import look
 from limner.models.source import Source, download_command, fetching, locate
 
 SHARED = Path(__file__).parent / "configs"
 """Configs of parts that bases of several families share. A family's own lie in its ``configs/parts/``."""
 
-CONFIG_PATTERNS = ("model_index.json", "limner.json", "*/config.json", "*/scheduler_config.json")
+CONFIG_PATTERNS = (INDEX, MODULAR_INDEX, "limner.json", "*/config.json", "*/scheduler_config.json")
 
 
 @dataclass(frozen=True)

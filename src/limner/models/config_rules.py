@@ -12,7 +12,7 @@ from typing import Any
 
 from limner.errors import BadBase
 from limner.models.facts import FamilyFacts
-from limner.models.registry import facts_of
+from limner.models.registry import facts_of, index_path
 
 CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "scheduler_config.json")
 """Files of a part that its library reads."""
@@ -39,12 +39,12 @@ def require_plain(root: Path, index: Mapping[str, Any]) -> None:
 
     Args:
         root: The folder in diffusers layout.
-        index: Its ``model_index.json``.
+        index: Its ``model_index.json``, or what stands for it (``Source.index``).
 
     Raises:
         BadBase: The message names the file and the key.
     """
-    path = root / "model_index.json"
+    path = index_path(root)
     _require_entries(path, index)
     facts = facts_of(str(index.get("_class_name")))
     if facts is None:

@@ -185,7 +185,7 @@ def _content_key(file: Single, family: Family, donor: Source) -> str:
 def _make(file: Single, family: Family, donor: Source, home: Path) -> None:
     hush()
     with atomic_folder(home) as draft:
-        write_json(draft / "model_index.json", donor.index)
+        donor.write_index(draft, donor.index)
         if donor.facts:
             write_json(draft / "limner.json", donor.facts)
         scheduler = {**donor.config("scheduler"), **file.sampler}

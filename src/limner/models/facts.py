@@ -174,7 +174,7 @@ class FamilyFacts:
 
 def is_tokenizer(part: str) -> bool:
     """Whether a part is a tokenizer, or a processor of text and images of which its tokenizer is read."""
-    return part.startswith(("tokenizer", "processor"))
+    return "tokenizer" in part or part.startswith("processor")
 
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"

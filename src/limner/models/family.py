@@ -204,6 +204,9 @@ class Family:
     one_prompt: bool = False
     """Whether what the stock pipeline paints depends on the other prompts of a batch, so that each picture is
     computed alone."""
+    pipeline_class: Callable[[], Any] | None = None
+    """Gives the class that fills and calls a stock pipeline of modular blocks as others are; None: diffusers'
+    own does."""
     encode_prompt: Callable[..., Any] | None = None
     """Stands in for the method of that name of a stock pipeline that takes prompts as text alone: is given
     the pipeline, then all that the method is, with what ``prompt_kwargs`` calls the prompt."""

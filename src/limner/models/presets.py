@@ -8,7 +8,14 @@ from typing import Any, get_args
 from limner.errors import BadBase, BadRecipe
 from limner.files import user_path
 from limner.models.facts import PresetValue
-from limner.models.registry import facts_of, families, family_of_base, recognised, registered_bases
+from limner.models.registry import (
+    facts_of,
+    families,
+    family_of_base,
+    index_path,
+    recognised,
+    registered_bases,
+)
 from limner.models.single_file import look
 from limner.recipe.objectives import DISTILL_HAS_NO, UNFIT_PAIRS
 from limner.recipe.schema import ConceptType, Recipe
@@ -164,7 +171,7 @@ def preset_name(base: str) -> str:
     """
     if base in registered_bases():
         return _preset_of(base)
-    index = user_path(base) / "model_index.json"
+    index = index_path(user_path(base))
     try:
         if index.parent.is_file():
             pipeline = look(index.parent).pipeline

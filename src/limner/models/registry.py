@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 from limner.errors import BadLora
 from limner.models.key_map import FamilyKeys
 
+INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
+"""What names the parts of a base; the second of one that diffusers has as modular blocks alone."""
 EMBEDDED = Path(__file__).resolve().parents[1] / "bases"
 """Where the weights are that come with the package."""
+
+
+def index_path(folder: Path) -> Path:
+    """The file in a base's folder that names its parts; the usual one where there is neither."""
+    plain, modular = folder / INDEX, folder / MODULAR_INDEX
+    return modular if modular.is_file() and not plain.is_file() else plain
 
 
 def families() -> dict[str, FamilyFacts]:

@@ -188,16 +188,19 @@ def put_together(
         components: Part -> model or tokenizer.
         overrides: Settings of the sampler, over those of its config.
     """
-    import diffusers  # takes half a second to load
-
     flags = {name: value for name, value in source.index.items() if isinstance(value, bool)}
-    # Any: its annotations forbid the None that it accepts
-    pipeline_class: Any = getattr(diffusers, family.pipeline)
-    return pipeline_class(
+    return pipeline_class_of(family)(
         scheduler=sampler(source, overrides),
         **{name: components.get(name) for name in (*family.parts, *family.unused_parts)},
         **flags,
     )
+
+
+def pipeline_class_of(family: Family) -> Any:
+    """The class of the stock pipeline. Any: its annotations forbid the None that it accepts."""
+    import diffusers  # takes half a second to load
+
+    return family.pipeline_class() if family.pipeline_class else getattr(diffusers, family.pipeline)
 
 
 class _Unheard(nn.Module):

@@ -11,10 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadBase, UnknownBase
-from limner.files import human, real_path, require_space, sha256_file, user_cache, user_path, write_text
+from limner.files import (
+    human,
+    real_path,
+    require_space,
+    sha256_file,
+    user_cache,
+    user_path,
+    write_json,
+    write_text,
+)
 from limner.models.config_rules import require_plain
 from limner.models.facts import is_tokenizer
-from limner.models.registry import hub_bases, hub_id_of, registered_bases
+from limner.models.registry import (
+    INDEX,
+    MODULAR_INDEX,
+    hub_bases,
+    hub_id_of,
+    index_path,
+    registered_bases,
+)
 from limner.models.single_file import single_file_titles
 
 ALLOW_PATTERNS = ("*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model", "*/*.jinja")
@@ -29,7 +45,10 @@ IGNORE_PATTERNS = (
 )
 """What of a base's files is never fetched: second copies in other precisions, and parts that are not used."""
 WEIGHTS = (
-    ("diffusion_pytorch_model", ("transformer", "unconditional_transformer", "vae", "unet")),
+    (
+        "diffusion_pytorch_model",
+        ("transformer", "unconditional_transformer", "vae", "unet", "text_conditioner"),
+    ),
     ("model", ("text_encoder", "text_encoder_2", "text_encoder_3")),
 )
 
@@ -55,7 +74,7 @@ class Source:
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        """``model_index.json``."""
+        """``model_index.json``; of a modular base what that would say."""
         return self.config("model_index")
 
     @property
@@ -70,7 +89,7 @@ class Source:
     def config(self, part: str) -> dict[str, Any]:
         """The config of a part, of the scheduler, or ``model_index``."""
         if part == "model_index":
-            return _json(self.root / "model_index.json")
+            return {key: _pair(entry) for key, entry in _json(index_path(self.root)).items()}
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return _json(self.root / part / name)
 
@@ -82,7 +101,8 @@ class Source:
         """
         folder = self.root / part
         if not folder.is_dir():
-            raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {self.again}")
+            remedy = self._elsewhere(part) or self.again
+            raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {remedy}")
         if is_tokenizer(part):
             files = sorted(p for p in folder.iterdir() if p.suffix in TOKENIZER)
             if not files:
@@ -105,6 +125,31 @@ class Source:
                 )
             raise BadBase(f"{self.name}: {part}/ lacks {', '.join(missing) or index.name}. {self.again}")
         return files
+
+    def _elsewhere(self, part: str) -> str:
+        """What to do about a part that a modular index has in another place; "" where it has not."""
+        path = index_path(self.root)
+        entry = _json(path).get(part) if path.is_file() else None
+        spec = entry[2] if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict) else {}
+        if not (home := spec.get("pretrained_model_name_or_path")):
+            return ""
+        folder = "/".join(filter(None, (str(home), str(spec.get("subfolder") or ""))))
+        return f"{path.name} has it at {folder!r:.100}: copy it to {self.root / part}."
+
+    def write_index(self, folder: Path, index: Mapping[str, Any]) -> None:
+        """Write an index for a copy of this base in another folder, in the form that this one's has.
+
+        Args:
+            folder: Where the parts of the copy lie, or will lie.
+            index: As :attr:`index`.
+        """
+        if index_path(self.root).name == INDEX:
+            write_json(folder / INDEX, index)
+            return
+        entries = {
+            key: _placed(key, entry, self.name) for key, entry in index.items() if entry != [None, None]
+        }
+        write_json(folder / MODULAR_INDEX, entries)
 
     def fingerprint(self, part: str, precision: str) -> str:
         """Identity of a part's weights at a precision. Reads each file's bytes once per machine."""
@@ -287,7 +332,7 @@ def fetching(hub_id: str, *, gated: str, offline_text: str) -> Iterator[None]:
 
 
 def _open(root: Path, name: str) -> Source:
-    if not (root / "model_index.json").is_file():
+    if not index_path(root).is_file():
         raise BadBase(
             f"{root} has no model_index.json, so it is not a base in diffusers layout. "
             "Point at the folder that holds model_index.json, transformer/, vae/."
@@ -301,6 +346,22 @@ def _open(root: Path, name: str) -> Source:
     source = Source(root, name, facts)
     require_plain(root, source.index)
     return source
+
+
+def _pair(entry: Any) -> Any:
+    """An entry of an index as ``model_index.json`` has it: of a modular one, which says the place too."""
+    if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict):
+        hint = entry[2].get("type_hint")
+        return hint if entry[:2] == [None, None] and isinstance(hint, list) else entry[:2]
+    return entry
+
+
+def _placed(part: str, entry: Any, home: str) -> Any:
+    """An entry of an index as a modular one has it. Beside its parts diffusers looks for them there first."""
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(name, str) for name in entry)):
+        return entry
+    spec = {"pretrained_model_name_or_path": home, "subfolder": part, "variant": None, "revision": None}
+    return [*entry, {**spec, "type_hint": entry}]
 
 
 def _json(path: Path) -> dict[str, Any]:

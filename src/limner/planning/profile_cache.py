@@ -13,6 +13,7 @@ from limner.assembly.base import Shape, family_at, shape_at
 from limner.files import user_cache, write_json
 from limner.imports import swiftly
 from limner.models.bundled import described
+from limner.models.facts import is_tokenizer
 from limner.models.registry import distilled_note, embedded_bases
 from limner.models.source import Source
 from limner.planning.profile import Profile, from_json, to_json
@@ -95,7 +96,7 @@ def _configs(source: Source) -> dict[str, Any]:
     networks = [
         name
         for name in source.parts_listed
-        if not name.startswith(("tokenizer", "feature_extractor", "processor"))
+        if not is_tokenizer(name) and not name.startswith(("feature_extractor", "processor"))
     ]
     components = [name for name in networks if name != "safety_checker"]
     return {"name": source.name, "facts": dict(source.facts)} | {

@@ -25,7 +25,7 @@ from limner.lora.saving import Components, save
 from limner.lora.tools import DIFFUSERS, Tool, encode_for, tool_named
 from limner.models.key_map import FamilyKeys
 from limner.models.loading import dtypes
-from limner.models.registry import family_keys
+from limner.models.registry import family_keys, index_path
 from limner.models.sampling import overrides_of, prediction_metadata
 from limner.nn.layers import lora
 from limner.recipe.schema import Recipe
@@ -103,7 +103,7 @@ def export_model(model: TrainableModel, run: RunDir, reporter: Reporter, step: i
 def model_steps(run: RunDir) -> int | None:
     """How many steps the exported model was trained for; None when there is none, or not one of ours."""
     try:
-        index = run.read(run.model_path / "model_index.json")
+        index = run.read(index_path(run.model_path))
         files = [path for name in index or () for path in (run.model_path / name).glob("*.safetensors")]
         for path in files:
             with safe_open(path, "pt") as file:
@@ -123,7 +123,7 @@ def _frame(resolved: Resolved, draft: Path) -> None:
             index[part] = [None, None]  # a filter of pictures that Limner does without
     if "requires_safety_checker" in index:
         index["requires_safety_checker"] = False
-    write_json(draft / "model_index.json", index)
+    source.write_index(draft, index)
     if source.facts:
         write_json(draft / "limner.json", dict(source.facts))
     sampler = {**source.config("scheduler"), **overrides_of(resolved.objective)}

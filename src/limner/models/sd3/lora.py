@@ -57,6 +57,9 @@ LORA = FamilyKeys(
     depths=(24, 38),
     shapes={
         **dict.fromkeys(JOINT_ATTENTION, ((1536, 1536), (2432, 2432))),
+        **dict.fromkeys(
+            (f"attn2.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")), ((1536, 1536), (2432, 2432))
+        ),
         **dict.fromkeys(("ff.net.0.proj", "ff_context.net.0.proj"), ((6144, 1536), (9728, 2432))),
         **dict.fromkeys(("ff.net.2", "ff_context.net.2"), ((1536, 6144), (2432, 9728))),
         "context_embedder": ((1536, 4096), (2432, 4096)),

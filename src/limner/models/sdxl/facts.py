@@ -35,7 +35,7 @@ FACTS = FamilyFacts(
     caption_style="phrases",
     fp16=True,
     embeddings={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
-    also_named=("stable-diffusion-xl", "stablediffusionxl"),
+    also_named=("stable-diffusion-xl", "stablediffusionxl", "animagine"),
     preset={
         "train.learning_rate": PresetValue(1e-4, "diffusers, README_sdxl.md"),
         "train.guidance": None,  # none is embedded
