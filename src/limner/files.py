@@ -336,6 +336,8 @@ def foreign(head: bytes) -> str:
         )
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of git-lfs, not the file. Run `git lfs pull` where it came from."
+    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")):
+        return "is an image, not weights. Name the .safetensors file."
     if head.lstrip()[:1] == b"<":
         return "is a web page, not weights. Download it again, with your access token if it is gated."
     return ""

@@ -42,6 +42,18 @@ def test_a_folder_that_has_moved_is_asked_for(tiny_base, photos, tmp_path, key):
         resolve(recipe)
 
 
+def test_tags_are_shuffled_for_training_and_left_alone_where_the_loss_is_measured(tiny_base, photos):
+    (photos / "0.txt").write_text("red, green, blue, sks cat")
+    settings = {"validation_count": None, "tag_shuffle": True, "tag_variants": 4, "trigger": "sks cat"}
+    resolved = resolve(wish(tiny_base, photos, data=settings))
+    captions = {view.caption for view in resolved.views if view.example.path.name == "0.png"}
+    assert len(captions) == 4 and all(text.startswith("sks cat, ") for text in captions)
+    held = [view.caption for view in resolved.held_out if view.example.path.name == "0.png"]
+    assert held == ["red, green, blue, sks cat"]
+    count = len({(view.example.sha256, view.caption) for view in resolved.views})
+    assert f"Tags: {count} captions of 6 images." in resolved.remarks
+
+
 def more(photos: Path, count: int) -> None:
     for number in range(6, count):
         shutil.copy(photos / "5.png", photos / f"{number}.png")

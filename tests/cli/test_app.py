@@ -251,7 +251,8 @@ def test_a_signal_that_a_verb_lets_by_is_one_line(limner, photos, verb, number):
         (("train", "photos", "--set", "sample.prompt_file=no.txt"), "there is no such file"),
         (("train",), "Missing argument"),
         (("paint", "photos"), "No such command 'paint'"),
-        (("train", "--hlp"), "No such option: --hlp"),
+        (("train", "--hlp"), "(Possible options: --help, --lr). See `limner train --help`."),
+        (("lora", "info", "--hlp", "x"), "See `limner lora --help`."),
         (("generate", "x.safetensors"), "A LoRA file brings no prompts"),
     ],
 )

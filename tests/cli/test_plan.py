@@ -54,6 +54,13 @@ def test_nothing_fits_exits_1_with_what_would_do(limner):
     assert json.loads(told.out)["fits"] is False
 
 
+def test_a_dry_run_of_training_is_its_plan(limner, photos):
+    done = limner("train", photos, "--base", "glyph", "--dry-run", "--json")
+    plan = limner("plan", photos, "--base", "glyph", "--json")
+    assert json.loads(done.out)["plan"] == json.loads(plan.out)["plan"]
+    assert not list(photos.parent.rglob("lora.safetensors"))
+
+
 def test_a_folder_is_planned_and_the_plan_kept_in_its_run(limner, photos):
     run = RunDir("runs/photos")
     done = limner("plan", photos, *FLUX, "--vram", "24GB", "--set", "data.min_side=8")

@@ -81,6 +81,17 @@ def test_masks_lie_beside_the_images(tmp_path, place):
     assert sorted(unasked.masks) == ["a-mask.png", "b_mask.png", "c.mask.png"]
 
 
+def test_masks_that_leave_their_images_out_are_told_before_those_that_are_missing(tmp_path):
+    images = put(tmp_path, "a.png", "b.png", "c.png")
+    for name in ("a.png", "b.png"):
+        (tmp_path / "matte").mkdir(exist_ok=True)
+        Image.new("L", (10, 99), 255).save(tmp_path / "matte" / name)
+    folder = read_folder(images, masks=tmp_path / "matte")
+    masks = [example.mask for example in folder.examples]
+    with raises(BadData):
+        require_masks(folder.root, tmp_path / "matte", masks, folder.rejected)
+
+
 def test_alpha_is_the_mask_of_its_own_image(tmp_path):
     put(tmp_path, "plain.png")
     pixels = np.zeros((30, 40, 4), np.uint8)

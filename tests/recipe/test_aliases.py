@@ -8,7 +8,8 @@ import pytest
 from limner.errors import BadRecipe
 from limner.recipe import Recipe, Train
 from limner.recipe.aliases import ANSWERS, SPELLINGS, answer, find, keys, nearest, own
-from limner.recipe.spellings import ALIASES, INSTEAD, READERS, SYNONYMS, WORDS
+from limner.recipe.readers import READERS, WORDS
+from limner.recipe.spellings import ALIASES, INSTEAD, SYNONYMS
 from limner.recipe.toml import change, dump, get, parse
 from recipes import override
 
@@ -79,6 +80,9 @@ READ = {
         ("zero_terminal_snr", True, "train.zero_terminal_snr", True),
         ("caption_dropout_rate", 0.1, "data.caption_dropout", 0.1),
         ("flip_aug", True, "data.flip", True),
+        ("shuffle_caption", True, "data.tag_shuffle", True),
+        ("keep_tokens", 1, "data.keep_tags", 1),
+        ("caption_tag_dropout_rate", 0.1, "data.tag_dropout", 0.1),
         ("image_dir", "photos", "data.images", Path("photos")),
         ("class_tokens", "sks girl", "data.default_caption", "sks girl"),
         ("reg_data_dir", "girls", "prior.images", Path("girls")),
@@ -169,28 +173,27 @@ PLANNED = (
     "gradient_checkpointing",
     "train.gradient_checkpointing",
     "blocks_to_swap",
-    "fp8_base",
-    "fp8_scaled",
-    "mixed_precision",
-    "train.dtype",
-    "model.quantize",
     "low_vram",
     "xformers",
     "sdpa",
     "enable_xformers_memory_efficient_attention",
-    "base_model_precision",
     "layer_offload_fraction",
-    "full_bf16",
     "torch_compile",
 )
 
 ANSWERED = [
+    *(
+        (name, "limits.compute_dtype")
+        for name in ("mixed_precision", "train.dtype", "full_bf16", "precision")
+    ),
+    *((name, "limits.weights_precision") for name in ("fp8_base", "fp8_scaled", "model.quantize")),
+    ("base_model_precision", "The plan decides this, and limits.weights_precision"),
     ("gradient_accumulation_steps", "micro-batch x gradient accumulation"),
     ("train.gradient_accumulation_steps", "train.batch"),
     ("num_train_epochs", "train.steps = epochs x images"),
     ("max_train_epochs", "train.steps = epochs x images"),
     ("epochs", "train.steps"),
-    ("datasets.num_repeats", "Each epoch shows every image once"),
+    ("datasets.num_repeats", "repeats in [[data.sets]]"),
     ("save_every_n_epochs", "train.save_every"),
     ("cache_latents", "Latents and text embeddings are always cached."),
     ("cache_text_encoder_outputs", "always cached"),
@@ -201,7 +204,7 @@ ANSWERED = [
     ("with_prior_preservation", "prior.prompts"),
     ("adam_beta2", "train.betas"),
     ("output_dir", "--out"),
-    ("push_to_hub", "hf upload"),
+    ("push_to_hub", "limner publish"),
     ("use_rslora", "sqrt(rank)"),
     ("use_ema", "train.ema"),
     ("center_crop", "data.crop"),
@@ -211,8 +214,8 @@ ANSWERED = [
     ("masked_loss", "data.masks"),
     ("warmup_ratio", "ratio x train.steps"),
     ("clip_skip", "no such setting"),
-    ("network_module", "no such setting"),
-    ("adam_epsilon", "no such setting"),
+    ("network_module", "lora.kind"),
+    ("adam_epsilon", "train.optimizer_args"),
 ]
 
 
@@ -241,6 +244,18 @@ def test_a_hundred_spellings_were_tried():
 def test_what_the_plan_decides_is_said_so(spelled):
     with pytest.raises(BadRecipe, match="The plan decides this, within .limits.: see `limner plan`."):
         find(spelled, Recipe)
+
+
+def test_a_name_of_ones_own_may_follow_a_table():
+    values = {
+        "train.optimizer_args.momentum": 0.9,
+        "train.optimizer_args.nesterov": True,
+        "lora.ranks.attn.to_q": 4,
+    }
+    assert own(values, Recipe) == {
+        "train.optimizer_args": {"momentum": 0.9, "nesterov": True},
+        "lora.ranks": {"attn.to_q": 4},
+    }
 
 
 @pytest.mark.parametrize(("spelled", "answered"), ANSWERED)

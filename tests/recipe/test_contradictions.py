@@ -52,6 +52,8 @@ from messages import raises
         {"train.mask_floor": 0.1},
         {"data.masks": "alpha", "train.mask_floor": 1.0},
         {"data.masks": "sidecar", "train.objective": "distill"},
+        {"data.tag_variants": 4},
+        {"data.tag_shuffle": True, "train.objective": "distill"},
     ],
 )
 def test_keys_that_cannot_stand_together_are_refused_in_one_line(changes):

@@ -91,7 +91,8 @@ def read_sets(base: "ResolvedBase") -> Sets:
     entries = base.recipe.data.folders
     folders = tuple(_read(base, entry, "images") for entry in entries)
     for entry, folder in zip(entries, folders, strict=True):
-        require_masks(folder.root, entry.masks, [example.mask for example in folder.examples])
+        masks = [example.mask for example in folder.examples]
+        require_masks(folder.root, entry.masks, masks, folder.rejected)
     validation = (
         _read(base, entry, "validation_images") if entry.validation_images else None for entry in entries
     )
@@ -219,6 +220,10 @@ def what_sets_hold(data: Data, folders: Sequence[Folder], views: Sequence[View] 
         prefix = f"{name}: " if data.sets else ""
         set_lines = what_was_read(folder, trigger=entry.trigger, default_caption=entry.default_caption)
         lines += [f"{prefix}{line}" for line in set_lines]
+    if views and (data.tag_shuffle or data.tag_dropout):
+        captions = {(view.example.sha256, view.caption) for view in views if view.caption}
+        images = {sha256 for sha256, _ in captions}
+        lines.append(f"Tags: {len(captions)} captions of {len(images)} images.")
     if data.sets and views:
         shares = zip(set_names(data), shares_of(views, len(folders)), strict=True)
         lines.append(f"Share of the draws: {', '.join(f'{name} {share:.0%}' for name, share in shares)}.")

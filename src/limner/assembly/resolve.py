@@ -331,6 +331,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
         imported("limner.assembly.predictor_training:hold_out_of_styles") if of_styles else hold_out_of_sets
     )
     train_examples, validation_examples, disjoint, notes = divide(data, sets)
+    if data.tag_shuffle or data.tag_dropout:
+        train_examples = imported("limner.data.tags:with_variants")(train_examples, data, recipe.seed)
     if recipe.train.patience is not None and not disjoint:
         raise BadRecipe(
             f"train.patience is {recipe.train.patience}, and no image is held out: the validation loss of "

@@ -29,7 +29,7 @@ def of_masks(
     if source is None:
         return []
     try:
-        require_masks(folder.root, source, [item.example.mask for item in looks])
+        require_masks(folder.root, source, [item.example.mask for item in looks], folder.rejected)
     except BadData as error:
         reason, _, remedy = str(error).partition(". ")
         return [Finding("", PROBLEM, "mask", reason, remedy), *_surplus(folder)]

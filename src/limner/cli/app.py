@@ -18,7 +18,7 @@ from limner.cli.detach import detached
 from limner.cli.export import export
 from limner.cli.generate import generate
 from limner.cli.launch import launch
-from limner.cli.options import Events, Json, Out, Target, example, recipe_options, taking
+from limner.cli.options import Events, Json, Option, Out, Target, example, recipe_options, taking
 from limner.cli.processes import end_with_parent, require_room, train_together
 from limner.cli.publish import publish
 from limner.cli.session import session
@@ -96,8 +96,11 @@ def _template(images: Path | None, overrides: dict[str, Any]) -> RunRequest:
     return RunRequest(change(preset(*start), values), RUNS, sources)
 
 
+DRY_RUN = Option("--dry-run", "dry_run", bool, "Say what `limner plan` says, and train nothing.", False)
+
+
 @app.command(epilog=example('limner train photos/ --base flux-dev --trigger "sks cat"'))
-@taking(recipe_options("train"))
+@taking((*recipe_options("train"), DRY_RUN))
 def train(
     *,
     target: Target,
@@ -122,6 +125,9 @@ def train(
     from limner import api
     from limner.cli.show import result
 
+    if options.pop("dry_run"):
+        plan.tell_plan(target, out, {**options, "processes": processes}, as_json=as_json, events=events)
+        return
     with session(as_json=as_json, events=events) as reporter:
         request = request_for(target, overrides_from(options), out)
         if detach:
@@ -255,6 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_status(line))
 
 
+def _verb(arguments: Sequence[str]) -> str:
+    """``limner``, and the verb that a command line begins with, if it is one."""
+    verbs = getattr(typer.main.get_command(app), "commands", {})
+    return " ".join(["limner", *(word for word in arguments[:1] if word in verbs)])
+
+
 def _status(arguments: list[str]) -> int:
     from limner.cli.show import failure
 
@@ -267,7 +279,7 @@ def _status(arguments: list[str]) -> int:
     except TyperException as error:
         message = error.format_message().rstrip(".")
         end = "" if message.endswith("?") else "."
-        failure(BadUsage.__name__, f"{message}{end} See `limner --help`.", as_json=as_json)
+        failure(BadUsage.__name__, f"{message}{end} See `{_verb(arguments)} --help`.", as_json=as_json)
         return error.exit_code
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's own, and torch may not be loaded

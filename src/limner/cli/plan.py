@@ -56,13 +56,20 @@ def plan(
 
     Fetches configs at most, needs no GPU: --vram 12GB plans for another card. Exits 1 when nothing fits.
     """
+    tell_plan(target, out, options, as_json=as_json, events=events)
+
+
+def tell_plan(
+    target: Path | None, out: Path | None, options: dict[str, Any], *, as_json: bool, events: bool
+) -> None:
+    """Print the plan of a run, or of all bases, and exit 1 where nothing fits."""
     from limner.cli.show import result
     from limner.planning.describe import lines
     from limner.planning.planner import plan as run
     from limner.planning.several import parted
     from limner.run_folder import RunDir
 
-    choices = {option.key: options.pop(option.key) for option in PLANNING}
+    choices = {option.key: options.pop(option.key, option.default) for option in PLANNING}
     if choices["price"] is not None and choices["price"] < 0:
         raise BadUsage(f"--price is {choices['price']:g}; it must be at least 0 dollars per hour.")
     if not 1 <= (processes := choices["processes"]) <= MAX_PROCESSES:

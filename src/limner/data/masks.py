@@ -6,6 +6,7 @@ A mask is a picture of its own, found by the name of its image, or the alpha cha
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageOps
 
@@ -14,6 +15,9 @@ from limner.data.images import BadImage, inspect, read_alpha, read_image
 from limner.data.listing import Listing
 from limner.errors import BadData
 from limner.files import real_path, sha256_file
+
+if TYPE_CHECKING:
+    from limner.data.folder import Rejected
 
 ALPHA, SIDECAR = "alpha", "sidecar"
 ENDINGS = tuple(f"{mark}{word}" for word in ("mask", "masklabel") for mark in "-_.")
@@ -183,16 +187,25 @@ def _file_mask(path: Path, size: tuple[int, int]) -> Mask:
     return Mask(path, sha256, width, height, bounds)
 
 
-def require_masks(root: Path, source: Path | str | None, masks: Sequence[Mask | None]) -> None:
-    """Raise ``BadData`` where masks are asked for, and no image of a folder has one.
+def require_masks(
+    root: Path,
+    source: Path | str | None,
+    masks: Sequence[Mask | None],
+    rejected: Sequence["Rejected"] = (),
+) -> None:
+    """Raise ``BadData`` where masks are asked for, and no image of a folder has one that can be used.
 
     Args:
         root: The folder of images.
         source: ``data.masks``.
         masks: Of each image that can be used.
+        rejected: Images that cannot be used, some of them perhaps for their masks.
     """
     if source is None or any(masks):
         return
+    if reasons := [f"{item.path.name} {item.reason}" for item in rejected if " mask" in item.reason]:
+        count = f" ({len(reasons)} images are left out for theirs)" if len(reasons) > 1 else ""
+        raise BadData(f'data.masks is "{source}", and no mask can be used{count}. {reasons[0]}')
     start = f'data.masks is "{source}", and none of the {len(masks)} images in {root}'
     if source == ALPHA:
         raise BadData(f"{start} has an alpha channel. Name a folder of masks, or remove data.masks.")

@@ -12,11 +12,11 @@ from limner.importing.rules import RULES
 from limner.importing.tools import EQUAL_VALUES, FORMAT, LOADING, OtherTrainer, trainer_of
 from limner.recipe import aliases
 from limner.recipe.schema import Recipe
-from limner.recipe.spellings import ABSENT, ALWAYS, PLANNER_KEYS
+from limner.recipe.spellings import ABSENT, ALWAYS, LIMITS_KEYS, PLANNER_KEYS
 from limner.recipe.toml import change, write
 
 OUTCOMES: Mapping[str, Outcome] = {
-    **dict.fromkeys(PLANNER_KEYS.split(), "the plan decides"),
+    **dict.fromkeys(" ".join([PLANNER_KEYS, *LIMITS_KEYS.values()]).split(), "the plan decides"),
     **{name: "always so" for names in ALWAYS.values() for name in names.split()},
     **dict.fromkeys(ABSENT.split(), "cannot be had"),
 }

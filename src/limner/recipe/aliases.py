@@ -9,22 +9,24 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from limner.errors import BadRecipe
+from limner.imports import imported
+from limner.recipe.optimizers import OPTIMIZERS
 from limner.recipe.spellings import (
     ABSENT,
     ALIASES,
     ALWAYS,
     INSTEAD,
+    LIMITS_KEYS,
     PLANNER_KEYS,
-    READERS,
     SYNONYMS,
     TABLES,
-    WORDS,
+    VALUE_WORDS,
 )
 
 KINDS = {
@@ -183,6 +185,11 @@ SPELLINGS = {spelling: key for key, words in ALIASES.items() for spelling in wor
 
 ANSWERS = {
     **dict.fromkeys(PLANNER_KEYS.split(), "The plan decides this, within [limits]: see `limner plan`."),
+    **{
+        name: f"The plan decides this, and {answer}."
+        for answer, names in LIMITS_KEYS.items()
+        for name in names.split()
+    },
     **dict.fromkeys(ABSENT.split(), "Limner has no such setting. Remove it."),
     **{name: f"{answer} Remove the key." for answer, names in ALWAYS.items() for name in names.split()},
     **{
@@ -203,12 +210,14 @@ class Index:
         tables: Names of the tables.
         leaves: Last part of a path -> the paths that end so.
         items: Path of a list of tables -> the keys of each of them.
+        open_tables: Keys that are tables with names of a person's own, such as train.optimizer_args.
     """
 
     keys: frozenset[str]
     tables: tuple[str, ...]
     leaves: Mapping[str, tuple[str, ...]]
     items: Mapping[str, frozenset[str]]
+    open_tables: tuple[str, ...]
 
 
 @cache
@@ -220,7 +229,10 @@ def index(root: type[BaseModel]) -> Index:
         leaf = path.rpartition(".")[2]
         leaves[leaf] = (*leaves.get(leaf, ()), path)
     lists = {path: frozenset(model.model_fields) for path, model in items(root).items()}
-    return Index(frozenset(paths), tables(root), leaves, lists)
+    open_tables = tuple(
+        f"{path}." for path, field in keys(root).items() if get_origin(field.annotation) is dict
+    )
+    return Index(frozenset(paths), tables(root), leaves, lists, open_tables)
 
 
 def find(path: str, root: type[BaseModel]) -> str:
@@ -311,20 +323,25 @@ def own(values: Mapping[str, Any], root: type[BaseModel]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for path, value in _flat(values, root):
+        if table := next((key for key in index(root).open_tables if path.startswith(key)), ""):
+            result.setdefault(table[:-1], {})[path.removeprefix(table)] = value
+            continue
         key = find(path, root)
         if key in origins:
             raise BadRecipe(f"{origins[key]} and {path} both set {key}. Remove one of the two.")
         origins[key] = path
-        result[key] = value if value is None else _read(path, key, value)
+        is_own = path == key and (key not in VALUE_WORDS.split() or value in _words(key, root))
+        if value is None or is_own:
+            result[key] = value
+        else:
+            result[key] = imported("limner.recipe.readers:read")(path, key, value)
     return result
 
 
-def _read(path: str, key: str, value: Any) -> Any:
-    """A value in our units and words."""
-    leaf = path.rpartition(".")[2]
-    if path != key and leaf in READERS:
-        value = READERS[leaf](value)
-    return WORDS[key](value) if key in WORDS else value
+@cache
+def _words(key: str, root: type[BaseModel]) -> tuple[str, ...]:
+    """Our words for the values of a key."""
+    return (*get_args(keys(root)[key].annotation), *OPTIMIZERS)
 
 
 def _flat(values: Mapping[str, Any], root: type[BaseModel]) -> Iterator[tuple[str, Any]]:

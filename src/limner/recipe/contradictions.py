@@ -56,6 +56,16 @@ def refuse_resolutions(data: "Data") -> None:
         )
 
 
+def refuse_tags(data: "Data") -> None:
+    """Raise ``BadRecipe`` where captions are to have variants, and nothing makes any."""
+    is_set = data.tag_variants != type(data).model_fields["tag_variants"].default
+    if is_set and not data.tag_shuffle and not data.tag_dropout:
+        raise BadRecipe(
+            f"data.tag_variants is {data.tag_variants}, and tags are neither shuffled nor dropped. Set "
+            "data.tag_shuffle = true, or remove data.tag_variants."
+        )
+
+
 SHORT_FORM = ("images", "validation_images", "control")
 """Keys of [data] that each of several sets has for itself."""
 

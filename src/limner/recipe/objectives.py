@@ -44,6 +44,8 @@ def refuse_distillation(recipe: "Recipe") -> None:
         "data.sets": data.sets,
         "data.flip": data.flip,
         "data.caption_dropout": data.caption_dropout,
+        "data.tag_shuffle": data.tag_shuffle,
+        "data.tag_dropout": data.tag_dropout,
         "prior": recipe.prior.wanted,
     }
     if extra := [name for name, value in pairs.items() if value]:
@@ -63,7 +65,10 @@ def refuse_distillation(recipe: "Recipe") -> None:
         )
 
 
-SLIDER_HAS_NO = ("data.sets", "data.trigger", "data.caption_dropout", "data.masks", "data.control")
+SLIDER_HAS_NO = (
+    *("data.sets", "data.trigger", "data.caption_dropout", "data.masks", "data.control"),
+    *("data.tag_shuffle", "data.tag_dropout"),
+)
 """Keys of what a slider has none of: its captions are the prompts of [slider], and it learns no image."""
 NOT_HELD_OUT = ("data.validation_count", "data.validation_images")
 

@@ -5,12 +5,7 @@ and musubi-tuner, ai-toolkit, OneTrainer, SimpleTuner, and peft's ``LoraConfig``
 reads the tables; a name stands in one of them only.
 """
 
-import ast
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from limner.errors import BadRecipe
-from limner.recipe.optimizers import OPTIMIZERS
+from collections.abc import Mapping
 
 ALIASES: Mapping[str, str] = {
     "base": """pretrained_model_name_or_path name_or_path model_name_or_path model base_model
@@ -22,6 +17,9 @@ ALIASES: Mapping[str, str] = {
     "data.default_caption": "instance_prompt class_tokens",
     "data.flip": "random_flip flip_aug flip_x",
     "data.caption_dropout": "caption_dropout_rate caption_dropout_probability proportion_empty_prompts",
+    "data.tag_shuffle": "shuffle_caption shuffle_tokens enable_tag_shuffling",
+    "data.keep_tags": "keep_tokens keep_tags_count",
+    "data.tag_dropout": "caption_tag_dropout_rate token_dropout_rate tag_dropout_probability",
     "data.cache": "cache_dir_vae",
     "data.control": "control_directory control_path conditioning_data_dir control_path_1",
     "data.masks": "mask_path alpha_mask masked_training",
@@ -99,22 +97,29 @@ PLANNER_KEYS = """
     gradient_checkpointing gradient_checkpointing_interval gradient_checkpointing_offload
     cpu_offload_checkpointing blockwise_fused_optimizers fused_backward_pass fused_optimizer_groups
     blocks_to_swap double_blocks_to_swap single_blocks_to_swap block_swap blocks_swap
-    blocks_to_swap_while_sampling layer_offload_fraction layer_offloading
-    layer_offloading_transformer_percent offload enable_model_cpu_offload offload_optimizer offload_param
-    group_offload enable_group_offload group_offload_type group_offload_blocks_per_group
-    group_offload_use_stream enable_async_offloading enable_activation_offloading img_in_txt_in_offloading
-    split_mode fp8_base fp8_base_unet fp8_scaled fp8_llm fp8_vl fp8_t5 fp8_text_encoder fp8_fast nf4
-    quantize quantize_te quantize_via quantization qtype qtype_te quantized base_model_precision
-    text_encoder_precision base_model_default_dtype transformer_weight_dtype unet_weight_dtype weight_dtype
-    load_in_8bit load_in_4bit bnb_4bit_compute_dtype mixed_precision bf16 fp16 full_bf16 full_fp16
-    train_dtype fallback_train_dtype dtype mem_eff_attn xformers sdpa flash_attn sage_attn flash3 attn_mode
-    split_attn attention_mechanism enable_xformers_memory_efficient_attention attention_backend
-    vae_batch_size vae_tiling vae_slicing vae_enable_tiling vae_enable_slicing
-    vae_spatial_tile_sample_min_size lowram highvram low_vram lowvram low_cpu_mem_usage torch_compile
-    compile dynamo_backend compile_transformer allow_tf32 tf32 no_half_vae vae_dtype gradient_dtype
-    gradient_precision
+    blocks_to_swap_while_sampling layer_offload_fraction layer_offloading layer_offloading_transformer_percent
+    offload enable_model_cpu_offload offload_optimizer offload_param group_offload enable_group_offload
+    group_offload_type group_offload_blocks_per_group group_offload_use_stream enable_async_offloading
+    enable_activation_offloading img_in_txt_in_offloading split_mode fp8_fast quantize_via mem_eff_attn
+    xformers sdpa flash_attn sage_attn flash3 attn_mode split_attn attention_mechanism
+    enable_xformers_memory_efficient_attention attention_backend vae_batch_size vae_tiling vae_slicing
+    vae_enable_tiling vae_enable_slicing vae_spatial_tile_sample_min_size lowram highvram low_vram lowvram
+    low_cpu_mem_usage torch_compile compile dynamo_backend compile_transformer allow_tf32 tf32 no_half_vae
+    vae_dtype gradient_dtype gradient_precision
 """
 """What `limner plan` chooses to fit the card: the most exact, then the fastest way that does."""
+
+LIMITS_KEYS: Mapping[str, str] = {
+    "limits.weights_precision bounds it: 16bit, 8bit or 4bit": """
+        fp8_base fp8_base_unet fp8_scaled fp8_llm fp8_vl fp8_t5 fp8_text_encoder nf4 quantize quantize_te
+        quantization qtype qtype_te quantized base_model_precision text_encoder_precision
+        base_model_default_dtype transformer_weight_dtype unet_weight_dtype weight_dtype load_in_8bit
+        load_in_4bit""",
+    "limits.compute_dtype sets it: bf16, fp16 or fp32": """
+        bnb_4bit_compute_dtype mixed_precision bf16 fp16 full_bf16 full_fp16 train_dtype fallback_train_dtype
+        dtype precision""",
+}
+"""How a key of [limits] says what else the plan decides -> the keys that do so elsewhere."""
 
 ALWAYS: Mapping[str, str] = {
     "Latents and text embeddings are always cached.": """cache_latents cache_latents_to_disk latent_caching
@@ -138,8 +143,8 @@ INSTEAD: Mapping[str, str] = {
     "gradient_accumulation_steps": """Set train.batch, the images per optimizer step: micro-batch x gradient
         accumulation. The plan chooses the micro-batch, and limits.micro_batch bounds it.""",
     "num_train_epochs": """Count steps: train.steps = epochs x images x repeats / train.batch.""",
-    "num_repeats": """Each epoch shows every image once. Set train.steps = epochs x images x repeats /
-        train.batch.""",
+    "num_repeats": """Repeats are of a set: repeats in [[data.sets]]. Of one folder, set train.steps =
+        epochs x images x repeats / train.batch.""",
     "save_every_n_epochs": """Count steps: train.save_every = epochs x images / train.batch.""",
     "sample_every_n_epochs": """Count steps: sample.every = epochs x images / train.batch.""",
     "validate_every_n_epochs": """Count steps: train.validation_every = epochs x images / train.batch.""",
@@ -158,6 +163,11 @@ INSTEAD: Mapping[str, str] = {
     "validation_split": "Set data.validation_count, the number of images.",
     "train_text_encoder": 'Set lora.text_encoders = ["text_encoder"].',
     "network_args": "Set lora.kind, lora.factor, lora.conv_rank, lora.targets or lora.dropout.",
+    "network_module": 'Set lora.kind: "lora", "loha", "lokr" or "dora".',
+    "unet_lr_block": 'Set [lora.rates]: "blocks.0-9.*" = 0.5.',
+    "layers_to_transform": 'Write the range into lora.targets: ["blocks.4-12.attn.*"].',
+    "adam_epsilon": "Set train.optimizer_args = {eps = 1e-8}, by the names of the optimizer itself.",
+    "init_lora_weights": "Set train.init, a LoRA to start from. Without one the change begins at zero.",
     "use_prodigy": 'Set train.optimizer = "prodigy" and train.learning_rate = 1.0.',
     "use_ema": "Set train.ema, the decay per step, for instance 0.999.",
     "weighting": 'Set train.time_density, or concept_type = "style".',
@@ -173,14 +183,14 @@ INSTEAD: Mapping[str, str] = {
     "datasets": """Name one folder of images, data.images, or several as tables [[data.sets]]. Captions lie
         beside them, as .txt files or in metadata.jsonl.""",
     "caption_extension": "Captions are .txt files beside the images, metadata.jsonl or metadata.csv.",
-    "push_to_hub": "Upload the LoRA when it is finished: hf upload <repository> lora.safetensors.",
+    "push_to_hub": "Upload the finished run: limner publish RUN --to user/name.",
     "wandb_api_key": 'Set track.with = ["wandb"]; the key is read from its own login.',
     "logging_dir": "Logs lie in the run folder: metrics.jsonl, and those of track.with.",
     "rolling_backup_count": "Set train.keep, the number of newest checkpoints that are kept.",
     "masked_loss": """Set data.masks: a folder (conditioning_data_dir), "sidecar", or "alpha". What black
         counts is train.mask_floor.""",
     "normalize_masked_area_loss": "The weights of each image have a mean of 1 always.",
-    "validation_negative_prompt": "Samples are rendered without a negative prompt.",
+    "validation_negative_prompt": "Write it behind a prompt of sample.prompts: a cat --n blurry.",
     "config": "Write the keys themselves: this is the recipe.",
 }
 """A key of theirs -> what to do here, where ours has another unit or another shape."""
@@ -194,6 +204,10 @@ SYNONYMS: Mapping[str, str] = {
     "warmup_ratio": "lr_warmup_ratio",
     "save_last_n_steps": "save_last_n_steps_state save_last_n_epochs",
     "adam_beta1": "adam_beta2 beta1 beta2",
+    "network_module": "lora_type",
+    "adam_epsilon": """prodigy_beta3 prodigy_decouple prodigy_use_bias_correction
+        prodigy_safeguard_warmup""",
+    "layers_to_transform": "layers_pattern",
     "output_dir": "save_path training_folder output_model_destination workspace_dir output_path save_root",
     "with_prior_preservation": "is_reg prior_preservation",
     "num_validation_images": "num_samples",
@@ -216,19 +230,16 @@ SYNONYMS: Mapping[str, str] = {
 """A key of ``INSTEAD`` -> others with the same answer."""
 
 ABSENT = """
-    adam_epsilon adam_weight_decay_text_encoder adaptive_noise_scale alpha_pattern bias
-    bypass_guidance_embedding caption_dropout_every_n_epochs caption_tag_dropout_rate clip_skip color_aug
-    conv_alpha dataloader_num_workers debiased_estimation_loss disable_benchmark face_crop_aug_range
-    freeze_encoder init_lora_weights input_perturbation ip_noise_gamma keep_tokens layers_pattern
-    layers_to_transform logging_steps logit_mean logit_std lora_type loss_weight_fn lr_end
-    max_data_loader_n_workers max_sequence_length max_token_length mode_scale model_prediction_type
-    module_dropout modules_to_save multires_noise_discount multires_noise_iterations network_module
-    network_train_unet_only noise_scheduler performance_log_every persistent_data_loader_workers
-    perturbation_noise_weight prior_generation_precision prodigy_beta3 prodigy_decouple
-    prodigy_safeguard_warmup prodigy_use_bias_correction rank_dropout revision sample_batch_size
-    sample_sampler sampler scale_lr scale_v_pred_loss_like_noise_pred scale_weight_norms shuffle_caption
-    shuffle_tokens sigmoid_scale t5xxl_max_token_length task_type token_warmup_step train_unet
-    training_comment unet_lr_block variant walk_seed weighted_captions
+    adam_weight_decay_text_encoder adaptive_noise_scale alpha_pattern bias bypass_guidance_embedding
+    caption_dropout_every_n_epochs clip_skip color_aug conv_alpha dataloader_num_workers
+    debiased_estimation_loss disable_benchmark face_crop_aug_range freeze_encoder input_perturbation
+    ip_noise_gamma logging_steps logit_mean logit_std loss_weight_fn lr_end max_data_loader_n_workers
+    max_sequence_length max_token_length mode_scale model_prediction_type module_dropout modules_to_save
+    multires_noise_discount multires_noise_iterations network_train_unet_only noise_scheduler
+    performance_log_every persistent_data_loader_workers perturbation_noise_weight prior_generation_precision
+    rank_dropout revision sample_batch_size sample_sampler sampler scale_lr scale_v_pred_loss_like_noise_pred
+    scale_weight_norms sigmoid_scale t5xxl_max_token_length task_type token_warmup_step train_unet
+    training_comment variant walk_seed weighted_captions
 """
 """Keys of theirs that we have nothing for, though some look like one of ours."""
 
@@ -239,162 +250,8 @@ TABLES = """
 """
 """Tables of their files, whose keys are read as if they stood at the top; so is any table "*_arguments"."""
 
-
-def _lower(words: Mapping[str, str]) -> Callable[[Any], Any]:
-    """A reader that turns words of theirs into ours, whatever their case, and leaves all else as it is."""
-
-    def read(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return words.get(value.strip().lower().replace("-", "_"), value)
-
-    return read
-
-
-def _listed(value: Any) -> Any:
-    """One string where ours is a list."""
-    return [value] if isinstance(value, str) else value
-
-
-def _targets(value: Any) -> Any:
-    """Split "attn.to_k,attn.to_q" into a list of endings."""
-    if isinstance(value, str) and "," in value:
-        return [ending.strip() for ending in value.split(",") if ending.strip()]
-    return value
-
-
-def _trackers(value: Any) -> Any:
-    if isinstance(value, str):
-        return [] if value.lower() == "none" else [value.lower()]
-    return value
-
-
-def _adam8bit(value: Any) -> Any:
-    """``use_8bit_adam``."""
-    return {True: "adamw8bit", False: "adamw"}.get(value, value) if isinstance(value, bool) else value
-
-
-def _velocity(value: Any) -> Any:
-    """``v_parameterization``."""
-    return {True: "v", False: "epsilon"}[value] if isinstance(value, bool) else value
-
-
-def _distribution(value: Any) -> Any:
-    """``timestep_distribution``: what OneTrainer calls SIGMOID is no normal through a sigmoid."""
-    if isinstance(value, str) and value.lower() == "sigmoid":
-        raise BadRecipe(
-            'timestep_distribution is "SIGMOID", a distribution that Limner has not. Set train.time_density '
-            'to "logit-normal" or "uniform".'
-        )
-    return value
-
-
-def _density(value: Any) -> Any:
-    """What kohya calls "shift" is two settings of ours."""
-    if isinstance(value, str) and value.endswith("shift"):
-        raise BadRecipe(
-            f'timestep_sampling is "{value}", which is two keys here. Set train.time_density = "sigmoid" and '
-            'train.time_shift = 3.0, or "auto" to shift by resolution.'
-        )
-    words = {name: name for name in ("sigmoid", "uniform", "content", "style")} | {"balanced": "auto"}
-    return _lower(words | {"logit_normal": "logit-normal", "linear": "uniform", "none": "uniform"})(value)
-
-
-def _warmup(value: Any) -> Any:
-    """Below 1, kohya takes it as a share of the steps."""
-    if isinstance(value, float) and 0 < value < 1:
-        raise BadRecipe(
-            f"lr_warmup_steps is {value:g}, a share. Count steps: train.warmup = {value:g} x train.steps."
-        )
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _decomposed(value: Any) -> Any:
-    """``use_dora``."""
-    return {True: "dora", False: "lora"}[value] if isinstance(value, bool) else value
-
-
-def _arguments(value: Any) -> Any:
-    """Kohya's list of "name=value"."""
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(entry, str) and "=" in entry for entry in value
-    ):
-        return value
-    pairs = (entry.split("=", 1) for entry in value)
-    return {name.strip(): _literal(text.strip()) for name, text in pairs}
-
-
-def _literal(text: str) -> Any:
-    """A number, true or false as Python writes them, or the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _taught(kind: str) -> Callable[[Any], Any]:
-    """A reader of ai-toolkit's switches, of which each is a kind of prior."""
-    return lambda value: {True: kind, False: "images"}[value] if isinstance(value, bool) else value
-
-
-def _sharded(value: Any) -> Any:
-    """FSDP as others switch it on: true, or a strategy of transformers ("full_shard auto_wrap")."""
-    return {"True": "on", "False": "off"}.get(str(value), "on" if "_shard" in str(value) else value)
-
-
-def _masks(source: str) -> Callable[[Any], Any]:
-    """A reader of switches that say where masks are."""
-    return lambda value: {True: source, False: None}[value] if isinstance(value, bool) else value
-
-
-READERS: Mapping[str, Callable[[Any], Any]] = {
-    "diff_output_preservation": _taught("teacher"),
-    "blank_prompt_preservation": _taught("blank"),
-    "alpha_mask": _masks("alpha"),
-    "masked_training": _masks("sidecar"),
-    **dict.fromkeys(("fsdp", "use_fsdp", "fsdp_enable", "enable_fsdp"), _sharded),
-    "use_8bit_adam": _adam8bit,
-    "use_dora": _decomposed,
-    "lora_decompose": _decomposed,
-    "v_parameterization": _velocity,
-    "class_prompt": _listed,
-    "validation_prompt": _listed,
-    "target_modules": _targets,
-    "lora_layers": _targets,
-    "timestep_distribution": _distribution,
-    "lr_warmup_steps": _warmup,
-    "report_to": _trackers,
-    "log_with": _trackers,
-}
-"""A spelling -> how its value is read, where it has another form than ours."""
-
-WORDS: Mapping[str, Callable[[Any], Any]] = {
-    "train.optimizer": _lower(
-        {
-            **{name: name for name in OPTIMIZERS},
-            "adamw_torch": "adamw",
-            "adamw_8bit": "adamw8bit",
-            "paged_adamw_8bit": "pagedadamw8bit",
-            "adamwschedulefree": "schedulefree",
-            "adamw_schedule_free": "schedulefree",
-            "schedule_free_adamw": "schedulefree",
-        }
-    ),
-    "train.optimizer_args": _arguments,
-    "train.schedule": _lower(
-        {name: name for name in ("constant", "cosine", "linear", "cosine_with_restarts", "polynomial")}
-        | {"constant_with_warmup": "constant"}
-        | dict.fromkeys(("warmup_stable_decay", "wsd"), "warmup_stable_decay")
-    ),
-    "train.time_density": _density,
-    "lora.kind": _lower({"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr", "dora": "dora"}),
-    "train.loss": _lower({"l2": "mse", "mse": "mse", "l1": "l1", "mae": "l1", "huber": "huber"}),
-    "train.method": _lower(
-        {"lora": "lora", "full": "full", "fine_tune": "full", "instant": "instant"}
-        | dict.fromkeys(("inversion", "textual_inversion", "embedding"), "inversion")
-    ),
-    "train.prediction": _lower({"epsilon": "epsilon", "v_prediction": "v", "v": "v"}),
-    "data.crop": _lower({"center": "centre"}),
-    "slider.neutral": _listed,
-}
-"""Our key -> how words for its values are read, in whatever spelling the key stands."""
+VALUE_WORDS = """
+    train.optimizer train.optimizer_args train.schedule train.time_density lora.kind train.loss train.method
+    train.prediction data.crop slider.neutral
+"""
+"""Our keys for whose values others have other words (``limner.recipe.readers``), in whatever spelling."""
