@@ -18,7 +18,16 @@ from limner.generation.arrangement import Arrangement
 from limner.generation.settings import Settings
 from limner.models import sampling
 from limner.models.family import Objective, SamplingParams, guidance_of
-from limner.models.ideogram4.family import FAMILY, IMAGE, LAYERS, OFFSET, TEXT, constants, pipeline_kwargs
+from limner.models.ideogram4.family import (
+    FAMILY,
+    IMAGE,
+    LAYERS,
+    OFFSET,
+    TEXT,
+    TEXT_LENGTH,
+    constants,
+    pipeline_kwargs,
+)
 from limner.models.rectified import density, shifted
 from limner.planning.generation import GenerationPlan
 from messages import raises
@@ -38,6 +47,8 @@ def test_what_the_pipeline_names_is_called_so():
     assert transformer_ideogram4.IMAGE_POSITION_OFFSET == OFFSET
     assert transformer_ideogram4.LLM_TOKEN_INDICATOR == TEXT
     assert transformer_ideogram4.OUTPUT_IMAGE_INDICATOR == IMAGE
+    defaults = inspect.signature(Ideogram4Pipeline.__call__).parameters
+    assert defaults["max_sequence_length"].default == TEXT_LENGTH
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 512), (1024, 1024), (2048, 1024)])

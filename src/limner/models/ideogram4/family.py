@@ -37,8 +37,8 @@ TEXT, IMAGE, PADDING = 3, 2, 0
 """What the transformer is told of each token: its ``indicator``."""
 OFFSET = 65536
 """Of the image's positions from the text's; the transformer's ``IMAGE_POSITION_OFFSET``."""
-TEXT_LENGTH = 1024
-"""Most tokens of a caption. The pipeline goes to 2048; a token is 104 KB in the cache."""
+TEXT_LENGTH = 2048
+"""Most tokens of a caption, the pipeline's own: captions in JSON are long. A token is 106 KB in the cache."""
 TIME_WIDTH = 1.5
 TIME_TOKENS = 32 * 32
 """Tokens of an image of 512 pixels, where times are not shifted; the pipeline's ``base_resolution``."""
