@@ -101,7 +101,7 @@ def _of_pairs(
     """
     require_pairs_alike(recipe)
     first = RunDir(run.before_path)
-    if not run.checkpoints():
+    if distributed.from_first(not run.checkpoints()):
         _note(recipe, run)
         reporter.line(f"Phase 1 of 2: {recipe.train.steps} steps on the images before, in {first.path}.")
         try:

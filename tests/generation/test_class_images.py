@@ -13,6 +13,7 @@ from limner.generation import pipeline as stock
 from limner.generation.class_images import FACTS, _batches, prior, with_prior
 from limner.graph.unit import run as run_units
 from limner.lora import file
+from limner.nn import distributed
 from limner.nn.memory.plan import Plan
 from limner.nn.rng import KeyedRng, seed_of
 from limner.recipe import toml
@@ -72,6 +73,14 @@ def test_small_pictures_are_computed_several_at_once_always_with_the_same_neighb
         ]
     for one, other in zip(*made.values(), strict=True):
         assert np.abs(one - other).max() <= 1
+
+
+def test_a_process_that_does_not_see_what_the_first_generated_says_so(
+    tiny_base: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with raises(BadData):
+        prior(resolve_base(wish(tiny_base, photos, prior=PROMPTS)), RunDir(tmp_path / "run"), Reporter())
 
 
 def test_other_prompts_begin_again(tiny_base: Path, photos: Path, tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from forks import forked
 from limner.errors import ProcessLost
 from limner.nn import distributed
+from limner.nn.distributed import Share
+from limner.training.checkpoint import LoadedCheckpoint, of_first
 from messages import raises
 from waiting import LONGEST
 
@@ -18,7 +23,8 @@ HASHES = [hashlib.sha256(bytes([n])).hexdigest() for n in range(64)]
 
 def test_one_process_is_all_there_is():
     assert (distributed.rank(), distributed.world()) == (0, 1)
-    assert all(distributed.is_owned_by_rank(each) for each in HASHES)
+    share = distributed.share_of(Path("nowhere"))
+    assert all(map(share.owns, HASHES)) and distributed.from_first("word") == "word"
     assert distributed.any_rank(True) and not distributed.any_rank(False)
     assert (distributed.all_reduce_min(3), distributed.all_reduce_max(4), distributed.local_world_size()) == (
         3,
@@ -34,13 +40,40 @@ def test_nothing_is_started_without_a_launcher(monkeypatch: pytest.MonkeyPatch):
     assert not dist.is_initialized()
 
 
+def test_each_machine_fills_a_folder_of_its_own_and_a_common_one_together(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+
+    def act() -> None:
+        rank = distributed.rank()
+        assert distributed.several_machines()
+        assert distributed.share_of(tmp_path / "common") == Share(rank, 2)
+        assert distributed.share_of(tmp_path / f"machine-{rank}") == Share(0, 1)
+        assert distributed.from_first(f"of {rank}") == "of 0"
+        checkpoint = LoadedCheckpoint(tmp_path, 3 + rank, {"weights": torch.ones(2)}, {})
+        assert of_first(checkpoint).step == 3, "another is in the other machine's folder"  # pyright: ignore
+        assert of_first(None if rank else checkpoint).step == 3  # pyright: ignore
+        assert of_first(checkpoint if rank else None) is None
+
+    forked(2, tmp_path / "meeting", act)
+    assert not [*(tmp_path / "common").iterdir()]
+
+
+def test_processes_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch):
+    def alone(**_: object) -> None:
+        raise RuntimeError("Gloo connectFullMesh failed with [/pytorch/gloo/context.cc:141] timed out\nmore")
+
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(accelerate, "PartialState", alone)
+    with raises(ProcessLost):
+        distributed.start()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ, "the loopback leads nowhere"
+
+
 @pytest.mark.parametrize("count", [2, 3])
-def test_shares_cover_all_and_overlap_nowhere(monkeypatch: pytest.MonkeyPatch, count: int):
-    monkeypatch.setattr(distributed, "world", lambda: count)
-    shares = []
-    for rank in range(count):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append({each for each in HASHES if distributed.is_owned_by_rank(each)})
+def test_shares_cover_all_and_overlap_nowhere(count: int):
+    shares = [set(filter(Share(rank, count).owns, HASHES)) for rank in range(count)]
     assert sum(map(len, shares)) == len(HASHES) and set().union(*shares) == set(HASHES)
     assert min(map(len, shares)) > len(HASHES) / count / 2
 

@@ -5,14 +5,14 @@ import torch
 
 from limner.assembly import assemble
 from limner.assembly.resolve import resolve
-from limner.errors import DiskFull
-from limner.graph.cache import Cache
+from limner.errors import BadData, DiskFull
+from limner.graph.cache import Cache, Held
 from limner.graph.unit import Unit
 from limner.nn import distributed
 from limner.nn.memory import engine
 from limner.training import rows as row_module
 from limner.training.cache import all_rows
-from limner.training.encode import bytes_needed, fill, survey
+from limner.training.encode import Work, bytes_needed, fill, require_alike, survey
 from limner.training.encoders import uncached
 from limner.training.rows import rows_of
 from messages import raises
@@ -26,6 +26,17 @@ def resolved(tiny_base, photos):
     return resolve(
         wish(tiny_base, photos, data={"validation_count": 0, "flip": True, "caption_dropout": 0.2})
     )
+
+
+def test_machines_that_read_other_images_are_refused(monkeypatch):
+    work = Work({}, {}, frozenset(["a key"]), Held(frozenset(), ()), [])  # pyright: ignore
+    require_alike(work)
+    monkeypatch.setattr(distributed, "several_machines", lambda: True)
+    monkeypatch.setattr(distributed, "gather", lambda mark: [mark, mark])
+    require_alike(work)
+    monkeypatch.setattr(distributed, "gather", lambda mark: [mark, mark, "another"])
+    with raises(BadData):
+        require_alike(work)
 
 
 def test_every_address_is_known_before_anything_is_loaded(resolved, tmp_path, monkeypatch):
@@ -135,11 +146,9 @@ def test_shares_of_processes_cover_everything_whatever_the_others_have_done(reso
     """The second process looks when the first has finished, or has not begun: all is computed once."""
     rows = all_rows(resolved)
     whole = survey(resolved, Cache(tmp_path / "none"), rows)
-    monkeypatch.setattr(distributed, "world", lambda: 2)
     cache, computed = Cache(tmp_path / "cache"), []
     for rank in range(2):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        share = survey(resolved, cache, rows)
+        share = survey(resolved, cache, rows, distributed.Share(rank, 2).owns)
         monkeypatch.setattr(distributed, "any_rank", bool)
         fill(resolved, cache, rows, share, Told())
         computed.append(len(share.missing_keys))

@@ -15,7 +15,7 @@ from limner.assembly.base import ResolvedBase
 from limner.assembly.resolve import Resolved, resolve_base
 from limner.data.captions import NAMES, without_trigger
 from limner.data.views import View
-from limner.errors import BadRecipe
+from limner.errors import BadData, BadRecipe
 from limner.files import atomic_write, write_json, write_text
 from limner.imports import imported
 from limner.models.family import SamplingParams
@@ -134,21 +134,26 @@ def taught(recipe: Recipe, run: RunDir, reporter: Reporter) -> Recipe:
 
 
 def _generated(base: ResolvedBase, images: GeneratedImages, reporter: Reporter) -> Path:
+    params = images.params
+    facts = {
+        "base": base.source.fingerprint(base.spec.family.denoiser, ""),
+        "prompts": list(images.prompts),
+        "each": images.images_per_prompt,
+        "seed": base.recipe.seed,
+        "side": params.width,
+        "steps": params.steps,
+        "guidance": params.guidance,
+        **overrides_of(base.objective),
+    }
     if distributed.rank() == 0:
-        params = images.params
-        facts = {
-            "base": base.source.fingerprint(base.spec.family.denoiser, ""),
-            "prompts": list(images.prompts),
-            "each": images.images_per_prompt,
-            "seed": base.recipe.seed,
-            "side": params.width,
-            "steps": params.steps,
-            "guidance": params.guidance,
-            **overrides_of(base.objective),
-        }
         _begin(images.folder, facts)
         _generate(base, images, reporter)
     distributed.barrier()
+    if _facts(images.folder) != facts:  # on another machine
+        raise BadData(
+            f"Process {distributed.rank()} does not see {images.folder}, where process 0 has put what the "
+            "base generated. Name a run folder with --out that all machines share."
+        )
     return images.folder
 
 

@@ -2,11 +2,15 @@
 
 import os
 import re
+import socket
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
+import psutil
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
@@ -26,12 +30,38 @@ def world() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def is_owned_by_rank(cache_key: str) -> bool:
-    """Whether this process does the work under a hash in hex. All agree on it without a word.
+class Share(NamedTuple):
+    """Which of the processes that fill one folder this one is."""
 
-    It depends on nothing that changes while others work, such as what is already done.
+    rank: int
+    world: int
+
+    def owns(self, cache_key: str) -> bool:
+        """Whether this process does the work under a hash in hex. All agree on it without a word.
+
+        It depends on nothing that changes while others work, such as what is already done.
+        """
+        return int(cache_key[:8], 16) % self.world == self.rank
+
+
+def share_of(folder: Path) -> Share:
+    """This process's share of what goes into a folder, which all machines see, or each has for itself.
+
+    Where there are several machines, each process leaves a mark there and looks whose marks it sees.
     """
-    return int(cache_key[:8], 16) % world() == rank()
+    if not several_machines():
+        return Share(rank(), world())
+    name = from_first(uuid.uuid4().hex)
+    marks = [folder / f".{name}.{number}" for number in range(world())]
+    with suppress(OSError):  # a folder that cannot be written to: whoever must write there says so
+        folder.mkdir(parents=True, exist_ok=True)
+        marks[rank()].touch()
+    barrier()
+    visible = [number for number, mark in enumerate(marks) if number == rank() or mark.exists()]
+    barrier()
+    with suppress(OSError):
+        marks[rank()].unlink(missing_ok=True)
+    return Share(visible.index(rank()), len(visible))
 
 
 def any_rank(flag: bool) -> bool:  # noqa: FBT001  the flag is all there is
@@ -69,6 +99,21 @@ def gather(entry: T) -> list[T]:
     with reaching_all():
         distributed.all_gather_object(entries, entry)
     return entries
+
+
+def from_first(entry: T) -> T:
+    """What the first process has to say, in all of them; any object that can be pickled."""
+    if world() == 1:
+        return entry
+    entries: list[Any] = [entry if rank() == 0 else None]
+    with reaching_all():
+        distributed.broadcast_object_list(entries, src=0)
+    return entries[0]
+
+
+def several_machines() -> bool:
+    """Whether processes of this run are on other machines."""
+    return world() > local_world_size()
 
 
 @contextmanager
@@ -169,4 +214,34 @@ def start() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available())
+        if _is_one_of_several_machines():
+            _name_interface()
+        try:
+            PartialState(cpu=not torch.cuda.is_available())
+        except (RuntimeError, ValueError) as error:
+            raise ProcessLost(
+                f"The {os.environ['WORLD_SIZE']} processes of this run do not meet at "
+                f"{os.environ.get('MASTER_ADDR', 'MASTER_ADDR')} ({first_line(error)}). Start as many, see "
+                "that each machine reaches that address, and name the network to use with GLOO_SOCKET_IFNAME."
+            ) from error
+
+
+def _is_one_of_several_machines() -> bool:
+    """Whether a launcher says so, before the processes have met."""
+    return os.environ["WORLD_SIZE"] != os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+
+
+def _name_interface() -> None:
+    """Have gloo use the network that leads to the first machine.
+
+    By itself it uses the one that this machine's own name stands for, which is often no other's.
+    """
+    first = os.environ.get("MASTER_ADDR")
+    with suppress(OSError):
+        family, kind, *_, place = socket.getaddrinfo(first, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing
+            own = probe.getsockname()[0]
+        for name, entries in psutil.net_if_addrs().items():
+            if own in (entry.address for entry in entries) and not own.startswith("127."):
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

@@ -35,7 +35,7 @@ from limner.recipe import toml
 from limner.recipe.schema import DataSet, Recipe
 from limner.reporter import Reporter
 from limner.run_folder import SHOWN_IMAGES, RunDir
-from limner.training.encode import Outputs, bytes_needed, fill, survey
+from limner.training.encode import Outputs, bytes_needed, fill, require_alike, survey
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.rows import Rows, caption_row, text_sees_controls
@@ -204,11 +204,14 @@ def fill_cache(resolved: Resolved, reporter: Reporter) -> tuple[Store, CacheFill
     for shard in store.root.glob("??"):
         remove_dead_drafts(shard)
     rows = all_rows(resolved)
-    work = survey(resolved, store, rows)
+    share = distributed.share_of(store.root)
+    work = survey(resolved, store, rows, share.owns)
+    require_alike(work)
     count = len(work.present) + len(work.missing_keys)
-    if distributed.any_rank(_discard_damaged(store, work.entries.suspects, count, reporter)):
-        work = survey(resolved, store, rows)
-    whole = work if distributed.world() == 1 else survey(resolved, store, rows, lambda key: True)
+    own_suspects = [key for key in work.entries.suspects if share.owns(key)]
+    if distributed.any_rank(_discard_damaged(store, own_suspects, count, reporter)):
+        work = survey(resolved, store, rows, share.owns)
+    whole = work if distributed.world() == 1 else survey(resolved, store, rows)
     missing, reused_count = whole.missing_keys, len(whole.present)
     distributed.barrier()  # what another computes must not pass for what was there
     if missing:
@@ -258,16 +261,15 @@ def fill_cache_with_fallback(
 
 
 def _discard_damaged(store: Cache, keys: Collection[str], count: int, reporter: Reporter) -> bool:
-    """Remove this process's share of the entries that cannot be read, and say so; whether there were any.
+    """Remove those of the entries that cannot be read, and say so; whether there were any.
 
     Args:
         store: Where they are.
-        keys: Those that are there and were not found whole before.
+        keys: Those of this process's share that are there and were not found whole before.
         count: Of all that the run reads.
         reporter: Is told of each.
     """
-    unknown = [key for key in keys if distributed.is_owned_by_rank(key)]
-    damages = {key: store.damage(key) for key in unknown}
+    damages = {key: store.damage(key) for key in keys}
     remember(store.root, [key for key, reason in damages.items() if not reason], count)
     reasons = {key: reason for key, reason in damages.items() if reason}
     for key, reason in reasons.items():

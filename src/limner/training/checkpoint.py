@@ -23,6 +23,7 @@ from torch import Tensor
 
 from limner.errors import BadCheckpoint
 from limner.files import atomic_write, require_space
+from limner.nn import distributed
 from limner.nn.serialize import pack, unpack
 from limner.recipe.train import Lora
 from limner.run_folder import CHECKPOINT_ENTRY, RunDir
@@ -129,6 +130,25 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (ValueError, LookupError, TypeError, BadCheckpoint) as error:
         raise BadCheckpoint(f"{path} holds no state that this Limner can rebuild: {error}") from error
     return parts, facts
+
+
+def of_first(checkpoint: LoadedCheckpoint | None) -> LoadedCheckpoint | None:
+    """The first process's checkpoint, in all of them: sent to those that see another run folder, or none."""
+    entries = distributed.gather((checkpoint.step, checkpoint.facts) if checkpoint else None)
+    is_common = all(entry == entries[0] for entry in entries)
+    return checkpoint if is_common else distributed.from_first(checkpoint)
+
+
+def loaded(path: Path, step: int) -> LoadedCheckpoint:
+    """The checkpoint of a step as the first process reads it, in all of them.
+
+    Raises:
+        BadCheckpoint: It cannot be read.
+    """
+    is_there = distributed.rank() == 0 or path.exists()
+    entry = of_first(LoadedCheckpoint(path, step, *load(path)) if is_there else None)
+    assert entry  # the first process has read it
+    return entry
 
 
 def newest_whole(run: RunDir) -> tuple[LoadedCheckpoint | None, tuple[RefusedCheckpoint, ...]]:

@@ -1,5 +1,6 @@
 """Computing what is frozen, once: rows of inputs in, cache keys of stored values out."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.assembly.resolve import Resolved
-from limner.errors import BadBase
+from limner.errors import BadBase, BadData
 from limner.graph.cache import Cache, Held
 from limner.graph.unit import Unit
 from limner.models.facts import is_tokenizer
@@ -58,7 +59,7 @@ def survey(
     resolved: Resolved,
     cache: Cache,
     rows: Sequence[Row],
-    share: Callable[[str], bool] = distributed.is_owned_by_rank,
+    share: Callable[[str], bool] = lambda key: True,
 ) -> Work:
     """Derive every cache key, and find out which entries are missing. Loads nothing, decodes nothing.
 
@@ -69,7 +70,7 @@ def survey(
         resolved: The run.
         cache: Where they may be.
         rows: What is to be encoded.
-        share: Whether an entry is to be made here; all of them are looked for.
+        share: Whether an entry is to be made here; left out, all that are missing are. All are looked for.
     """
     table = Keys(resolved, rows)
     keys_of_unit, outputs = _stored(table)
@@ -86,6 +87,24 @@ def survey(
         name: sorted(numbers.items(), key=lambda pair: pair[1]) for name, numbers in missing.items()
     }
     return Work(table, sorted_missing, keys, entries, outputs)
+
+
+def require_alike(work: Work) -> None:
+    """Hold what the machines of a run read against each other: all of it is in the cache keys.
+
+    Raises:
+        BadData: They have other images, captions or weights.
+    """
+    if not distributed.several_machines():
+        return
+    text = "".join(sorted(work.cached_keys))
+    marks = distributed.gather(hashlib.sha256(text.encode()).hexdigest())
+    others = [number for number, mark in enumerate(marks) if mark != marks[0]]
+    if others:
+        raise BadData(
+            f"Process {others[0]} of {len(marks)} reads other images, captions or weights than process 0. "
+            "Copy the same folders and the same base to each machine."
+        )
 
 
 class Outputs(dict[str, str]):

@@ -320,7 +320,7 @@ def newest(resolved: Resolved, run: RunDir, reporter: Reporter) -> checkpoint.Lo
             are checkpoints, and none that can be read: to start again is not for us to decide.
     """
     last_checkpoint, refusals = checkpoint.newest_whole(run)
-    distributed.barrier()
+    last_checkpoint, refusals = checkpoint.of_first(last_checkpoint), distributed.from_first(refusals)
     if refusals and last_checkpoint is None:
         raise BadCheckpoint(
             f"None of the {len(refusals)} checkpoints in {run.checkpoints_path} can be read. The newest: "

@@ -72,7 +72,7 @@ def running(
         fallback = _planned(recipe, run, last_checkpoint, reporter, planner)
         yield
         start_step = last_checkpoint.step if last_checkpoint else 0
-        early_end = stopped_early(run, recipe.train.patience, start_step)
+        early_end = distributed.from_first(stopped_early(run, recipe.train.patience, start_step))
         pending_recipe = recipe if recipe.train.steps > start_step and not early_end else None
         # before hours of work, as one that cannot start is an error
         track = stack.enter_context(tracked(pending_recipe, run, reporter, start_step))
@@ -312,7 +312,8 @@ def _answer(state: TrainState, step: Step, reporter: Reporter, stop: Interrupt) 
 
 
 def _save_once(state: TrainState, step: Step, reporter: Reporter) -> None:
-    if not state.run.checkpoint_path(step.number).exists():
+    is_saved = state.run.checkpoint_path(step.number).exists()
+    if distributed.from_first(not is_saved):  # others may not see the run folder
         _save(state, step.number, {"loss": step.loss}, reporter)
 
 
@@ -373,11 +374,12 @@ def _sample(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -
 def _finish(state: TrainState, step: int, reporter: Reporter, stop: Interrupt) -> None:
     """Export after ``step`` steps, unless the files are there; those of the best, where there is patience."""
     run, recipe = state.run, state.resolved.recipe
-    output, final = ends_in(state.resolved), final_step(run, recipe.train.patience, step)
+    output = ends_in(state.resolved)
+    final = distributed.from_first(final_step(run, recipe.train.patience, step))
     if distributed.any_rank(distributed.rank() == 0 and not output.complete(run, recipe, final)):
         if final != step:
             path = run.checkpoint_path(final)
-            state.restore(LoadedCheckpoint(path, final, *checkpoint.load(path)))
+            state.restore(checkpoint.loaded(path, final))
             reporter.line(f"The best evaluation is that of step {final}: it is what is exported.")
             if recipe.sample.every >= 0:
                 _sample_missing(state, final, reporter, stop)
