@@ -1,3 +1,4 @@
+# ruff: noqa: E501  configurations stand as people write them
 """Law: an imported recipe trains as the other program would have: the same rates, and times of the same law.
 
 What the others do is written here by their documentation; of schedules, their own library is asked.
@@ -63,6 +64,10 @@ def uniforms() -> torch.Tensor:
         ({"timestep_sampling": "flux_shift"}, moved(sigmoid, math.exp(1.15))),
         ({"timestep_type": "sigmoid"}, sigmoid),
         ({"timestep_type": "linear"}, uniform),
+        ({"timestep_type": "weighted"}, uniform),
+        # ai-toolkit: even places between the first and the last noise, moved as its sampler moves them
+        ({"timestep_type": "shift"}, moved(uniform, math.exp(1.15))),
+        ({"timestep_type": "flux_shift"}, moved(uniform, math.exp(1.15))),
         # ai-toolkit: the cube of a uniform number is a place in a list that begins with pure noise
         ({"content_or_style": "content"}, lambda draws: 1 - draws.random(DRAWS) ** 3),
         ({"content_or_style": "style"}, lambda draws: 1 - (1 - draws.random(DRAWS) ** 3)),
@@ -74,10 +79,57 @@ def uniforms() -> torch.Tensor:
 def test_times_are_drawn_by_the_same_law(uniforms: torch.Tensor, settings: dict[str, Any], law: Law):
     book = Book([ForeignOption(key, value) for key, value in settings.items()])
     rules.timesteps(book)
-    shift = book.changes.get("train.time_shift", "auto")
-    objective = Objective(
-        time_density=book.changes["train.time_density"], time_shift=None if shift == "auto" else shift
+    assert_law(
+        book.changes["train.time_density"], book.changes.get("train.time_shift", "auto"), law, uniforms
     )
+
+
+TOOLKIT = """
+job: extension
+config:
+  process:
+    - {type: sd_trainer, network: {type: lora, linear: 4}, train: {noise_scheduler: flowmatch, lr: 1e-4},
+       model: {name_or_path: black-forest-labs/FLUX.1-dev, is_flux: true}}
+"""
+DIFFUSERS = "accelerate launch train_dreambooth_lora_flux.py --pretrained_model_name_or_path=black-forest-labs/FLUX.1-dev"
+SILENT = {
+    # its scheduler holds the steps of sampling, which are moved by resolution only when it samples
+    "diffusers.sh": (f"{DIFFUSERS} --rank=4", uniform),
+    "weighted.sh": (f"{DIFFUSERS} --weighting_scheme=logit_normal", sigmoid),
+    "toolkit.yaml": (TOOLKIT, sigmoid),
+    "kohya.sh": (
+        "accelerate launch flux_train_network.py --pretrained_model_name_or_path flux1-dev.safetensors --network_dim 4",
+        moved(uniform, 3.0),
+    ),
+    "simple.json": (
+        '{"model_family": "flux", "pretrained_model_name_or_path": "black-forest-labs/FLUX.1-dev"}',
+        moved(sigmoid, 3.0),
+    ),
+    "one.json": (
+        '{"training_method": "LORA", "model_type": "FLUX_DEV_1", "base_model_name": "black-forest-labs/FLUX.1-dev"}',
+        uniform,
+    ),
+    "diffsynth.sh": (
+        "accelerate launch examples/flux/model_training/train.py "
+        '--model_id_with_origin_paths "black-forest-labs/FLUX.1-dev:flux1-dev.safetensors" --lora_rank 4',
+        moved(uniform, 3.0),
+    ),
+}
+"""Configurations of FLUX.1 that leave timesteps to the trainer -> its law, from its own source."""
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_where_a_file_is_silent_times_are_those_of_its_trainer(
+    uniforms: torch.Tensor, tmp_path: Path, name: str
+):
+    text, law = SILENT[name]
+    (tmp_path / name).write_text(text)
+    train = import_recipe(tmp_path / name).recipe.train
+    assert_law(train.time_density, train.time_shift, law, uniforms)
+
+
+def assert_law(density: str, shift: float | str, law: Law, uniforms: torch.Tensor) -> None:
+    objective = Objective(time_density=density, time_shift=None if isinstance(shift, str) else shift)
     source: Any = SimpleNamespace(config=lambda name: FLUX)
     constants = {name: value for name, value in times(source, objective).items() if name != "loss_form"}
     latent = torch.zeros(1, 1, 128, 128).expand(DRAWS, 16, 128, 128)  # of 1024 pixels; no memory is taken

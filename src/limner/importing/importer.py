@@ -1,5 +1,6 @@
 """The verb ``import``: another trainer's configuration as a recipe, and a row for each of its lines."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,15 +119,16 @@ def _looked_up(book: Book, option: ForeignOption) -> None:
 
 def _defaults(book: Book, trainer: OtherTrainer) -> None:
     """What the trainer assumes where its file is silent, and Limner would assume something else."""
+    text = f"The default of {trainer.name}; the file is silent."
+    if re.search(trainer.flow, str(book.changes.get("base", "")).lower()):
+        times = {key: value for key, value in trainer.times.items() if key not in book.changes}
+        if times:
+            book.set(ForeignOption("(train.time_density)", None), times, text)
     for key, value in trainer.defaults.items():
         if key not in book.changes and not (
             key == "train.steps" and "images" in book.facts and book.facts["images"]
         ):
-            book.set(
-                ForeignOption(f"({key})", None),
-                {key: value},
-                f"The default of {trainer.name}; the file is silent.",
-            )
+            book.set(ForeignOption(f"({key})", None), {key: value}, text)
 
 
 def _built(book: Book) -> Recipe:

@@ -109,6 +109,8 @@ DENSITIES = {
 }
 """A word for the density of timesteps -> ours. "shift" is a sigmoid that ``discrete_flow_shift`` moves; those
 that end so are moved by resolution. What OneTrainer calls SIGMOID is no normal through a sigmoid."""
+TOOLKIT_SHIFTS = ("shift", "flux-shift", "lumina2-shift")
+"""Words of ai-toolkit for uniform times that the base's own shift moves."""
 PLAIN_DENSITIES = ("uniform", "linear", "sigmoid")
 """Words of sd-scripts, musubi and ai-toolkit for times that nothing moves, not even a shift that is set."""
 
@@ -123,6 +125,7 @@ def timesteps(book: Book) -> None:
     for option in of_resolution:
         book.row(option, "translated", "See the sampling of timesteps.")
     _biased(book)
+    _of_toolkit(book)
     names = ("timestep_sampling", "timestep_type", "timestep_distribution", "weighting_scheme")
     for option in book.take(*names):
         word = str(option.value).lower().replace("_", "-")
@@ -157,6 +160,21 @@ def _biased(book: Book) -> None:
         book.set(option, {"train.time_density": word}, outcome="kept")
         for other in book.take("timestep_type"):
             book.row(other, "off")
+
+
+def _of_toolkit(book: Book) -> None:
+    """ai-toolkit's words for uniform times: some are moved as in sampling, one counts by the timestep."""
+    for option in [option for option in book.options if option.leaf == "timestep_type"]:
+        word = str(option.value).lower().replace("_", "-")
+        if word not in (*TOOLKIT_SHIFTS, "weighted"):
+            continue
+        book.options.remove(option)
+        if word == "weighted":
+            note = "Drawn alike; its weights of the loss by the timestep cannot be had."
+            uniform = {"train.time_density": "uniform", "train.time_shift": 1.0}
+            book.set(option, uniform, note, outcome="cannot be had")
+        else:
+            book.set(option, {"train.time_density": "uniform", "train.time_shift": "auto"})
 
 
 def network(book: Book) -> None:

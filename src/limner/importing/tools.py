@@ -25,6 +25,8 @@ class OtherTrainer:
         all_of: Keys of which a file of it has each.
         one_of: Keys of which it has at least one; () for no more than ``all_of``.
         defaults: What it assumes where a file is silent and Limner assumes something else, by our key.
+        times: How it samples timesteps then, of bases whose names fit ``flow``.
+        flow: A pattern of such bases.
     """
 
     name: str
@@ -32,6 +34,8 @@ class OtherTrainer:
     all_of: tuple[str, ...] = ()
     one_of: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    times: Mapping[str, Any] = field(default_factory=dict)
+    flow: str = r"flux|kontext|chroma|qwen|krea|z.?image|ideogram|sd3"
 
     def fits(self, configuration: Configuration) -> bool:
         """Whether a configuration is one of its own."""
@@ -45,23 +49,34 @@ class OtherTrainer:
         )
 
 
+UNIFORM = {"train.time_density": "uniform", "train.time_shift": 1.0}
+SIGMOID = {"train.time_density": "sigmoid", "train.time_shift": 1.0}
+FLUX_1 = r"flux.?1|flux-(dev|schnell|kontext)|chroma"
+KOHYA_TIMES = {**UNIFORM, "train.time_shift": 3.0}
+"""``timestep_sampling = sigma``: uniform, and moved by ``discrete_flow_shift``, which is 3."""
 KOHYA = {"lora.rank": 4, "lora.alpha": 1.0, "train.steps": 1600, "train.weight_decay": 0.01}
 
 TRAINERS = (
-    OtherTrainer(name="ai-toolkit", all_of=("job", "process"), defaults={"train.weight_decay": 0.01}),
-    OtherTrainer(name="ai-toolkit", all_of=("job", "config"), defaults={"train.weight_decay": 0.01}),
-    OtherTrainer(name="kohya_ss", all_of=("LoRA_type",), defaults=KOHYA),
+    OtherTrainer(
+        name="ai-toolkit", all_of=("job", "process"), defaults={"train.weight_decay": 0.01}, times=SIGMOID
+    ),
+    OtherTrainer(
+        name="ai-toolkit", all_of=("job", "config"), defaults={"train.weight_decay": 0.01}, times=SIGMOID
+    ),
+    OtherTrainer(name="kohya_ss", all_of=("LoRA_type",), defaults=KOHYA, times=KOHYA_TIMES, flow=FLUX_1),
     OtherTrainer(
         name="OneTrainer",
         all_of=("training_method",),
         one_of=("base_model_name", "concept_file_name", "concepts", "model_type"),
         defaults={"lora.rank": 16, "lora.alpha": 1.0, "train.weight_decay": 0.01},
+        times=UNIFORM,
     ),
     OtherTrainer(
         name="SimpleTuner",
         scripts=r"simpletuner|(^|/)train\.py$(?<!model_training/train\.py)",
         one_of=("data_backend_config", "model_family"),
         defaults={"train.weight_decay": 0.01},
+        times={**SIGMOID, "train.time_shift": 3.0},
     ),
     OtherTrainer(
         name="musubi-tuner",
@@ -75,23 +90,36 @@ TRAINERS = (
         one_of=("image_directory", "image_jsonl_file"),
         defaults=KOHYA,
     ),
-    OtherTrainer(name="sd-scripts", all_of=("datasets",), one_of=("image_dir",), defaults=KOHYA),
+    OtherTrainer(
+        name="sd-scripts",
+        all_of=("datasets",),
+        one_of=("image_dir",),
+        defaults=KOHYA,
+        times=KOHYA_TIMES,
+        flow=FLUX_1,
+    ),
     OtherTrainer(
         name="sd-scripts",
         scripts=r"train_network\.py$|fine_tune\.py$",
         one_of=("network_module", "network_dim", "subsets", "train_data_dir"),
         defaults=KOHYA,
+        times=KOHYA_TIMES,
+        flow=FLUX_1,
     ),
     OtherTrainer(
         name="DiffSynth-Studio",
         scripts=r"model_training/.*train\.py$",
         one_of=("dataset_base_path",),
         defaults={"lora.rank": 32, "train.weight_decay": 0.01},
+        times=KOHYA_TIMES,
+        flow=FLUX_1,
     ),
     OtherTrainer(
         name="diffusers",
         scripts=r"train_(dreambooth|text_to_image|controlnet)\w*\.py$",
         defaults={"lora.rank": 4, "lora.alpha": 4.0, "train.weight_decay": 1e-4},
+        times=UNIFORM,  # their schedulers move times by resolution in sampling alone
+        flow=r"flux|kontext|qwen",
     ),
 )
 """The first that fits is taken."""
