@@ -104,9 +104,11 @@ def test_one_that_does_not_end_is_ended(children, capfd):
     assert "Process 1 of the run failed first: It ended without a word" in capfd.readouterr().err
 
 
-def test_one_that_was_killed_counts_as_in_a_shell(children, capfd):
+def test_one_that_was_killed_counts_as_in_a_shell_and_is_named(children, capfd):
+    """The first one too, which says everything else by itself."""
     code, _ = children("os.kill(os.getpid(), signal.SIGKILL) if rank == '0' else wait()")
     assert code == 128 + signal.SIGKILL
+    assert "Process 0 of the run failed first: It ended without a word" in capfd.readouterr().err
 
 
 def test_signals_are_handed_on_and_the_own_handlers_come_back(children):

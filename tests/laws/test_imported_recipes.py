@@ -15,7 +15,7 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 
-from limner.importing import rules
+from limner.importing import objectives
 from limner.importing.book import Book
 from limner.importing.importer import import_recipe
 from limner.importing.options import ForeignOption
@@ -78,7 +78,7 @@ def uniforms() -> torch.Tensor:
 )
 def test_times_are_drawn_by_the_same_law(uniforms: torch.Tensor, settings: dict[str, Any], law: Law):
     book = Book([ForeignOption(key, value) for key, value in settings.items()])
-    rules.timesteps(book)
+    objectives.timesteps(book)
     assert_law(
         book.changes["train.time_density"], book.changes.get("train.time_shift", "auto"), law, uniforms
     )

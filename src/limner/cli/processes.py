@@ -89,8 +89,8 @@ def train_together(count: int, arguments: Sequence[str] | None = None, grace: fl
             rank = _wait(processes, grace)
         if rank is None:
             return 0
-        _tell(rank, files)
         code = processes[rank].returncode
+        _tell(rank, files, was_ended=code < 0)
         return 128 - code if code < 0 else code
 
 
@@ -212,10 +212,17 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> int | N
     return next((rank for rank, code in enumerate(codes) if code), None) if first is None else first
 
 
-def _tell(rank: int, files: Sequence[Path]) -> None:
-    """Say why the first of them failed, where that is not what the first process has said already."""
+def _tell(rank: int, files: Sequence[Path], *, was_ended: bool) -> None:
+    """Say why the first of them failed, where that is not what the first process has said already.
+
+    Args:
+        rank: The one that failed first.
+        files: Where each writes its error.
+        was_ended: A signal has ended it, so that it could say nothing.
+    """
     errors = [_error(path) for path in files]
-    (kind, text), is_said = errors[rank], rank == 0 or errors[rank] == errors[0] != ("", "")
+    (kind, text), is_said = errors[rank], errors[rank] == errors[0] != ("", "")
+    is_said |= rank == 0 and not was_ended
     if (not is_said or kind == "ProcessLost") and leads():
         text = text or (
             "It ended without a word; a signal may have ended it. The same command goes on from the newest "

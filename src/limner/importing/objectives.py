@@ -1,4 +1,4 @@
-"""Settings that say what is learned: sliders, distillation, priors; precision; control images of prompts."""
+"""Settings that say what is learned and how: sliders, priors, precision, timesteps, control images."""
 
 import re
 from collections.abc import Callable
@@ -151,3 +151,86 @@ RULES: tuple[Callable[[Book], None], ...] = (
     *(slider, distillation, precision, controlled_prompts, prior),
     new_word,
 )
+
+
+DENSITIES = {
+    "shift": "sigmoid",
+    "flux-shift": "logit-normal",
+    "qwen-shift": "logit-normal",
+    "flux2-shift": "logit-normal",
+    "krea2-shift": "logit-normal",
+    "sigmoid": "sigmoid",
+    "uniform": "uniform",
+    "linear": "uniform",
+    "none": "uniform",
+    "sigma": "uniform",
+    "logit-normal": "logit-normal",
+}
+"""A word for the density of timesteps -> ours. "shift" is a sigmoid that ``discrete_flow_shift`` moves; those
+that end so are moved by resolution. What OneTrainer calls SIGMOID is no normal through a sigmoid."""
+TOOLKIT_SHIFTS = ("shift", "flux-shift", "lumina2-shift")
+"""Words of ai-toolkit for uniform times that the base's own shift moves."""
+PLAIN_DENSITIES = ("uniform", "linear", "sigmoid")
+"""Words of sd-scripts, musubi and ai-toolkit for times that nothing moves, not even a shift that is set."""
+
+
+def timesteps(book: Book) -> None:
+    """How timesteps are sampled: kohya's words are a density and a shift."""
+    shifts = list(
+        book.numbers("discrete_flow_shift", "timestep_shift", "flow_schedule_shift", "flux_schedule_shift")
+    )
+    shift: Any = shifts[0][1] if shifts else 1.0
+    of_resolution = [*book.each("dynamic_timestep_shifting")]
+    for option in of_resolution:
+        book.row(option, "translated", "See the sampling of timesteps.")
+    _biased(book)
+    _of_toolkit(book)
+    names = ("timestep_sampling", "timestep_type", "timestep_distribution", "weighting_scheme")
+    for option in book.take(*names):
+        word = str(option.value).lower().replace("_", "-")
+        if option.value in (None, ""):
+            book.row(option, "off")
+        elif word not in DENSITIES or (option.leaf, word) == ("timestep_distribution", "sigmoid"):
+            note = "Not among auto, logit-normal, uniform and sigmoid; auto is the base's own."
+            book.row(option, "cannot be had", note)
+        else:
+            assignments: dict[str, Any] = {"train.time_density": DENSITIES[word]}
+            if word.endswith("shift"):
+                assignments["train.time_shift"] = shift if word == "shift" else "auto"
+            elif option.leaf == "timestep_distribution":
+                assignments["train.time_shift"] = "auto" if of_resolution else shift
+            elif option.leaf != "weighting_scheme" and word in PLAIN_DENSITIES:
+                assignments["train.time_shift"] = 1.0
+            book.set(option, assignments, outcome="kept" if word in assignments.values() else "translated")
+    for option, value in shifts:
+        if "train.time_shift" in book.changes:
+            book.row(option, "translated", "See the sampling of timesteps.")
+        else:
+            book.set(option, {"train.time_shift": value}, outcome="kept")
+
+
+def _biased(book: Book) -> None:
+    """ai-toolkit's bias of timesteps, which stands above their sampling."""
+    for option in book.take("content_or_style"):
+        word = str(option.value).lower()
+        if word not in ("content", "style"):
+            book.row(option, "off")
+            continue
+        book.set(option, {"train.time_density": word}, outcome="kept")
+        for other in book.take("timestep_type"):
+            book.row(other, "off")
+
+
+def _of_toolkit(book: Book) -> None:
+    """ai-toolkit's words for uniform times: some are moved as in sampling, one counts by the timestep."""
+    for option in [option for option in book.options if option.leaf == "timestep_type"]:
+        word = str(option.value).lower().replace("_", "-")
+        if word not in (*TOOLKIT_SHIFTS, "weighted"):
+            continue
+        book.options.remove(option)
+        if word == "weighted":
+            note = "Drawn alike; its weights of the loss by the timestep cannot be had."
+            uniform = {"train.time_density": "uniform", "train.time_shift": 1.0}
+            book.set(option, uniform, note, outcome="cannot be had")
+        else:
+            book.set(option, {"train.time_density": "uniform", "train.time_shift": "auto"})
