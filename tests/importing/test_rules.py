@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from limner.importing import rules
+from limner.importing import objectives, rules
 from limner.importing.book import Book
 from limner.importing.options import ForeignOption
 
@@ -47,7 +47,7 @@ def changed(rule: Any, **values: Any) -> dict[str, Any]:
     ],
 )
 def test_words_for_timesteps(values: dict[str, Any], ours: dict[str, Any]):
-    assert changed(rules.timesteps, **values) == ours
+    assert changed(objectives.timesteps, **values) == ours
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from limner.errors import BadRecipe
 from limner.importing.book import Book, ImportRow, Outcome, is_set
 from limner.importing.options import LAUNCHER, MORE_FILES, ForeignOption, read
 from limner.importing.rules import RULES
-from limner.importing.tools import EQUAL_VALUES, FORMAT, LOADING, OtherTrainer, trainer_of
+from limner.importing.tools import EQUAL_VALUES, FLUX_1, FORMAT, LOADING, OtherTrainer, trainer_of
 from limner.recipe import aliases
 from limner.recipe.schema import Recipe
 from limner.recipe.spellings import ABSENT, ALWAYS, LIMITS_KEYS, PLANNER_KEYS
@@ -120,7 +120,10 @@ def _looked_up(book: Book, option: ForeignOption) -> None:
 def _defaults(book: Book, trainer: OtherTrainer) -> None:
     """What the trainer assumes where its file is silent, and Limner would assume something else."""
     text = f"The default of {trainer.name}; the file is silent."
-    if re.search(trainer.flow, str(book.changes.get("base", "")).lower()):
+    base = str(book.changes.get("base", "")).lower()
+    if trainer.flux_targets and "lora.targets" not in book.changes and re.search(FLUX_1, base):
+        book.set(ForeignOption("(lora.targets)", None), {"lora.targets": trainer.flux_targets}, text)
+    if re.search(trainer.flow, base):
         times = {key: value for key, value in trainer.times.items() if key not in book.changes}
         if times:
             book.set(ForeignOption("(train.time_density)", None), times, text)

@@ -27,6 +27,7 @@ class OtherTrainer:
         defaults: What it assumes where a file is silent and Limner assumes something else, by our key.
         times: How it samples timesteps then, of bases whose names fit ``flow``.
         flow: A pattern of such bases.
+        flux_targets: Layers that it trains of FLUX.1 where nobody says which, as ``lora.targets``.
     """
 
     name: str
@@ -36,6 +37,7 @@ class OtherTrainer:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     times: Mapping[str, Any] = field(default_factory=dict)
     flow: str = r"flux|kontext|chroma|qwen|krea|z.?image|ideogram|sd3"
+    flux_targets: tuple[str, ...] = ()
 
     def fits(self, configuration: Configuration) -> bool:
         """Whether a configuration is one of its own."""
@@ -54,16 +56,33 @@ SIGMOID = {"train.time_density": "sigmoid", "train.time_shift": 1.0}
 FLUX_1 = r"flux.?1|flux-(dev|schnell|kontext)|chroma"
 KOHYA_TIMES = {**UNIFORM, "train.time_shift": 3.0}
 """``timestep_sampling = sigma``: uniform, and moved by ``discrete_flow_shift``, which is 3."""
+BLOCKS = ("all-linear", "norm1.linear", "norm1_context.linear", "single_transformer_blocks.*.norm.linear")
+"""Every linear layer in the blocks of FLUX.1, those of the modulations too."""
 KOHYA = {"lora.rank": 4, "lora.alpha": 1.0, "train.steps": 1600, "train.weight_decay": 0.01}
 
 TRAINERS = (
     OtherTrainer(
-        name="ai-toolkit", all_of=("job", "process"), defaults={"train.weight_decay": 0.01}, times=SIGMOID
+        name="ai-toolkit",
+        all_of=("job", "process"),
+        defaults={"train.weight_decay": 0.01},
+        times=SIGMOID,
+        flux_targets=BLOCKS,
     ),
     OtherTrainer(
-        name="ai-toolkit", all_of=("job", "config"), defaults={"train.weight_decay": 0.01}, times=SIGMOID
+        name="ai-toolkit",
+        all_of=("job", "config"),
+        defaults={"train.weight_decay": 0.01},
+        times=SIGMOID,
+        flux_targets=BLOCKS,
     ),
-    OtherTrainer(name="kohya_ss", all_of=("LoRA_type",), defaults=KOHYA, times=KOHYA_TIMES, flow=FLUX_1),
+    OtherTrainer(
+        name="kohya_ss",
+        all_of=("LoRA_type",),
+        defaults=KOHYA,
+        times=KOHYA_TIMES,
+        flow=FLUX_1,
+        flux_targets=BLOCKS,
+    ),
     OtherTrainer(
         name="OneTrainer",
         all_of=("training_method",),
@@ -77,6 +96,7 @@ TRAINERS = (
         one_of=("data_backend_config", "model_family"),
         defaults={"train.weight_decay": 0.01},
         times={**SIGMOID, "train.time_shift": 3.0},
+        flux_targets=("attention",),
     ),
     OtherTrainer(
         name="musubi-tuner",
@@ -97,6 +117,7 @@ TRAINERS = (
         defaults=KOHYA,
         times=KOHYA_TIMES,
         flow=FLUX_1,
+        flux_targets=BLOCKS,
     ),
     OtherTrainer(
         name="sd-scripts",
@@ -105,6 +126,7 @@ TRAINERS = (
         defaults=KOHYA,
         times=KOHYA_TIMES,
         flow=FLUX_1,
+        flux_targets=BLOCKS,
     ),
     OtherTrainer(
         name="DiffSynth-Studio",
@@ -120,6 +142,7 @@ TRAINERS = (
         defaults={"lora.rank": 4, "lora.alpha": 4.0, "train.weight_decay": 1e-4},
         times=UNIFORM,  # their schedulers move times by resolution in sampling alone
         flow=r"flux|kontext|qwen",
+        flux_targets=("attention", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     ),
 )
 """The first that fits is taken."""
