@@ -37,7 +37,7 @@ def part_of(profile: Profile, plan: Plan) -> Profile:
         return profile
     if not trains_blocks(profile):
         return replace(profile, blocks=tuple(_part(block, plan.shards) for block in profile.blocks))
-    names = ("trained", "factored", "largest", "idle", "exact", "head")
+    names = ("trained", "factored", "largest", "idle", "exact", "head", "whole")
     return replace(
         profile,
         blocks=tuple(replace(block, trained=part(block.trained, plan.shards)) for block in profile.blocks),
