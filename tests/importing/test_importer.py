@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from importing.corpus import EXPECTED, written
+from importing.more import MORE
 from limner.importing.importer import import_recipe
 from limner.importing.options import read
 from limner.recipe.toml import dump, get, parse
@@ -15,17 +16,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+CASES = {**EXPECTED, **MORE}
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_configuration_becomes_the_recipe_that_does_the_same(folder: Path, name: str):
-    _, trainer, values = EXPECTED[name]
+    text, trainer, values = CASES[name]
+    (folder / name).write_text(text)
     imported = import_recipe(folder / name)
     assert imported.trainer == trainer
     assert {key: get(imported.recipe, key) for key in values} == values
     assert parse(dump(imported.recipe)) == imported.recipe
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", CASES)
 def test_no_setting_is_dropped_in_silence(folder: Path, name: str):
+    (folder / name).write_text(CASES[name][0])
     keys = {row.key.partition(":")[0] for row in import_recipe(folder / name).rows}
     assert keys >= {option.key for option in read(folder / name).options}
 

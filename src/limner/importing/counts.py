@@ -135,8 +135,9 @@ def steps(book: Book) -> None:
     for option in [option for option, value in (*limits, *epochs) if value < 1]:
         book.row(option, "off")
     limits, epochs = ([pair for pair in group if pair[1] >= 1] for group in (limits, epochs))
+    epochs_decide = any(option.leaf == "max_train_epochs" for option, _ in epochs)  # elsewhere steps do
     for option, value in limits:
-        if epochs and option.leaf == "max_train_steps" and per_epoch:
+        if epochs_decide and option.leaf == "max_train_steps" and per_epoch:
             book.row(option, "off", "The epochs decide.")
         else:
             book.set(option, {"train.steps": int(value)}, outcome="kept")
