@@ -176,6 +176,8 @@ def test_it_holds_what_was_said_call_after_call(run):
         log.hear(ProgressMade(label="Training", done=4, total=4, seconds=9.0, ended=True))
     with pytest.raises(Stopped), TrainLog(run):
         raise Stopped("Stopped at step 3.")
+    with pytest.raises(KeyboardInterrupt), TrainLog(run):
+        raise KeyboardInterrupt
     first, *rest = lines_of(run)
     assert re.fullmatch(r"Process \d+ begins\.", first)
     assert rest == [
@@ -184,6 +186,8 @@ def test_it_holds_what_was_said_call_after_call(run):
         "Done.",
         first,
         "Stopped: Stopped at step 3",
+        first,
+        "Stopped, from outside.",
     ]
 
 

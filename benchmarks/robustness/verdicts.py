@@ -79,10 +79,14 @@ def _stock(names: FamilyKeys, path: Path, expected: file.LoraFile) -> str:
     return stock.outcome_of(path, names, expected)
 
 
-def loaders_of(programs: list[str]) -> Iterator[tuple[str, str, Mapping[str, tuple[int, ...]], Loader]]:
-    """(program, family, its layers, its loader)."""
+def loaders_of(
+    programs: list[str], families: list[str]
+) -> Iterator[tuple[str, str, Mapping[str, tuple[int, ...]], Loader]]:
+    """(program, family, its layers, its loader); of all families where none is named."""
     for program in programs:
         for family in stock.BASES if program == DIFFUSERS else CASES[program]:
+            if families and family not in families:
+                continue
             names = family_keys(family)
             if program == DIFFUSERS:
                 yield program, family, stock.shapes(names), partial(_stock, names)
@@ -162,6 +166,7 @@ def main() -> None:
         "folder", type=Path, nargs="?", default=PLACE, help="folder of the programs' checkouts"
     )
     parser.add_argument("--programs", nargs="*", default=[DIFFUSERS, *CASES], choices=[DIFFUSERS, *CASES])
+    parser.add_argument("--families", nargs="*", default=[], help="left out: all")
     parser.add_argument("--forms", type=int, default=10, help="to hold of each family and verdict; 0 for all")
     parser.add_argument("--most", type=int, default=40, help="forms to draw of each family; 0 for all")
     parser.add_argument("--seed", type=int, default=0)
@@ -171,7 +176,7 @@ def main() -> None:
     skipped = {name: text for name in others if (text := importable(options.folder, name))}
     programs = [program for program in options.programs if program not in skipped]
     wrong = 0
-    for program, family, layers, load in loaders_of(programs):
+    for program, family, layers, load in loaders_of(programs, options.families):
         row = row_of(program, family, layers, load, options)
         if program != DIFFUSERS:
             row["commit"] = commit(program, options.folder)

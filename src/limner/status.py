@@ -226,6 +226,8 @@ class TrainLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         text = "Done." if kind is None else f"{kind.__name__}: {first_line(error) if error else ''}"
+        if kind and issubclass(kind, KeyboardInterrupt):  # says nothing of its own
+            text = "Stopped, from outside."
         self.write(f"{text.strip()}\n")
         self._close()
 

@@ -68,7 +68,7 @@ def test_faint_lines_over_soft_shades_are_no_smear(step, is_smear):
 def test_shades_that_change_fast_are_no_smear_however_strong(period, is_smear):
     """A fade of 7 gray levels a pixel that goes on, and soft edges that do not; sharp seams cross both."""
     down, across = np.mgrid[:256, :256]
-    shades = 128 + 7 * period / (2 * np.pi) * np.sin(across * 2 * np.pi / period) + 24 * (down // 32 % 2)
+    shades = 128 + 7 * period / (2 * np.pi) * np.sin(across * 2 * np.pi / period) + 40 * (down // 32 % 2)
     _, smear, steady = sharpness(shades)
     assert (smear is not None and smear > MAX_MOTION_BLUR and steady < MOTION_RATIO * smear) is is_smear
 
