@@ -200,3 +200,34 @@ def test_kohyas_trainers_know_their_own_endings_alone(tmp_path, tool: str, famil
     flat = spelled(family, style.prefix, style.naming, ending)
     save_file({name: tensor for name, tensor in flat.items() if "_te1_" not in name}, path)
     assert inspect(path, family).loads[tool].startswith("yes" if ending == "lora_down" else "passes over 2 ")
+
+
+@pytest.mark.parametrize(
+    ("family", "stem", "rows", "reader"),
+    [
+        ("flux", "lora_unet_double_blocks_0_img_mlp_0", (12288, 3072), "stops at a module without alpha"),
+        ("sd3", "lora_unet_joint_blocks_0_x_block_mlp_fc1", (6144, 1536), "stops at a module without alpha"),
+        ("sd15", "lora_unet_mid_block_attentions_0_proj_in", (1280, 1280), ""),
+    ],
+)
+def test_sd_scripts_stops_at_a_module_without_alpha_but_for_u_nets(tmp_path, family, stem, rows, reader):
+    """``modules_alpha[lora_name]`` of lora_flux.py and lora_sd3.py; lora.py fills in the rank."""
+    path = tmp_path / "a.safetensors"
+    high, wide = rows
+    flat = {f"{stem}.lora_down.weight": torch.ones(2, wide), f"{stem}.lora_up.weight": torch.ones(high, 2)}
+    save_file(flat, path)
+    said = inspect(path, family).loads["sd-scripts"]
+    assert reader in said and said.startswith("no: sd-scripts" if reader else "yes")
+    save_file(flat | {f"{stem}.alpha": torch.tensor(2.0)}, path)
+    assert inspect(path, family).loads["sd-scripts"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("family", "wide", "loads"), [("sdxl", 2048, "yes"), ("sd15", 768, "no: StableDiffusionPipeline has no")]
+)
+def test_of_u_nets_diffusers_knows_the_authors_names_for_sdxl_alone(tmp_path, family, wide, loads) -> None:
+    """Of all ``load_lora_weights`` only SDXL's hands on the config by which they are told apart."""
+    stem, path = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", tmp_path / "a.safetensors"
+    flat = {f"{stem}.lora_down.weight": torch.ones(2, wide), f"{stem}.lora_up.weight": torch.ones(640, 2)}
+    save_file(flat | {f"{stem}.alpha": torch.tensor(2.0)}, path)
+    assert inspect(path, family).loads["diffusers"].startswith(loads)

@@ -177,11 +177,14 @@ def state(
     Raises:
         BadLora: The importer fails.
     """
+    from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
+
     source = str(file) if isinstance(file, Path) else dict(file)
-    # The number of residual blocks per level, by which names of the first Stable Diffusion are told apart.
+    # The number of residual blocks per level, by which the authors' names of a U-Net are told apart: the only
+    # ``load_lora_weights`` that hands it on is that of SDXL.
     unet = (
         {"unet_config": SimpleNamespace(layers_per_block=2)}
-        if "unet" in pipeline._lora_loadable_modules
+        if issubclass(pipeline, StableDiffusionXLLoraLoaderMixin)
         else {}
     )
     with importer_errors():

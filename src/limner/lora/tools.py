@@ -279,6 +279,8 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
         if ("dora_scale" if tool.norms == "out" else "magnitude") in part.tensors:
             readable = False  # it would load as the LoRA that it is without its norms
         (usable if readable else rest).append(part)
+    if rules.needs_alpha and (bare := [part.stem for part in usable if "alpha" not in part.tensors]):
+        raise BadLora(f"{tool.name} stops at a module without alpha, the first is {bare[0]}.")
     components_read = gather(
         usable, {part.stem: location for part in usable if (location := locations[part.stem])}, {}, names
     )

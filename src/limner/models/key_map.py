@@ -190,6 +190,8 @@ class ToolKeys:
     ``_maybe_fuse_qkv_projections_for_lokr``)."""
     lacks: str = ""
     """A pattern of diffusers' module names that it has no name for when they are so written."""
+    needs_alpha: bool = False
+    """Whether it raises where a module has no alpha, in place of a scale of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,15 +317,27 @@ def kohya_keys(text: Mapping[str, tuple[KeyStyle, ...]] | None = None) -> ToolKe
 
 
 def scripts_keys(
-    naming: Naming, text: Mapping[str, tuple[KeyStyle, ...]] | None = None, lacks: str = ""
+    naming: Naming,
+    text: Mapping[str, tuple[KeyStyle, ...]] | None = None,
+    lacks: str = "",
+    *,
+    needs_alpha: bool = False,
 ) -> ToolKeys:
     """sd-scripts: names of its model's own modules, and plain LoRAs only.
 
     Its ``networks/lora*.py`` take a DoRA for the LoRA that it is without its norms, make no module of a LoHa
-    or LoKr, and pass over some layers outside the blocks (``lacks``).
+    or LoKr, and pass over some layers outside the blocks (``lacks``). Only ``lora.py``, which is for U-Nets,
+    does without alpha.
     """
     style = flat("lora_unet_", naming)
-    return ToolKeys(writes=style, reads=(style,), text=text or {}, kinds=("LoRA",), lacks=lacks)
+    return ToolKeys(
+        writes=style,
+        reads=(style,),
+        text=text or {},
+        kinds=("LoRA",),
+        lacks=lacks,
+        needs_alpha=needs_alpha,
+    )
 
 
 def musubi_keys(naming: Naming) -> ToolKeys:

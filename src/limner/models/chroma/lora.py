@@ -14,7 +14,9 @@ LORA = FamilyKeys(
     tools={
         "diffusers": diffusers_keys(FACTS.denoiser),
         "comfyui": replace(FLUX.tools["comfyui"], text={}, lacks=r"distilled_guidance_layer\."),
-        "sd-scripts": scripts_keys("native", lacks=r"norm_out\.|proj_out|distilled_guidance_layer\."),
+        "sd-scripts": scripts_keys(
+            "native", lacks=r"norm_out\.|proj_out|distilled_guidance_layer\.", needs_alpha=True
+        ),
         "kohya": kohya_keys(),
     },
     base_names=("chroma",),

@@ -41,7 +41,7 @@ LORA = FamilyKeys(
             text=by_either_name(KOHYA_TEXT, "text_encoder"),
             unfused_style=flat("lycoris_", "diffusers"),
         ),
-        "sd-scripts": scripts_keys("native", KOHYA_TEXT, r"norm_out\.|proj_out"),
+        "sd-scripts": scripts_keys("native", KOHYA_TEXT, r"norm_out\.|proj_out", needs_alpha=True),
         "kohya": kohya_keys(KOHYA_TEXT),
         "diffsynth": ToolKeys(
             writes=flat("lora_unet_"),

@@ -50,7 +50,7 @@ LORA = FamilyKeys(
             text=by_either_name(KOHYA_TEXT, "text_encoder", "text_encoder_2"),
             peft=True,
         ),
-        "sd-scripts": scripts_keys("native", KOHYA_TEXT),
+        "sd-scripts": scripts_keys("native", KOHYA_TEXT, needs_alpha=True),
         "kohya": kohya_keys(KOHYA_TEXT),
     },
     base_names=("stable-diffusion-3", "sd3"),
