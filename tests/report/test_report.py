@@ -331,3 +331,21 @@ def test_the_best_step_is_a_link_to_its_lora(whole):
         "loras/step-000020.safetensors"
     ] * 2
     assert "Best LoRA" in page.text
+
+
+def test_rows_that_are_lost_are_named(tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    run.recipe_path.write_text(RECIPE)
+    assert run.missing_rows() == []
+    for step in (1, 2, 5):
+        run.log({"step": step, "loss": 0.5})
+    checkpoint = run.checkpoint_path(8)
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"")
+    assert run.missing_rows() == [(3, 4), (6, 8)]
+    page = write_report(run).read_text()
+    assert "metrics.jsonl has no rows of steps 3 to 4, 6 to 8: they were lost" in page
+    for step in (3, 4, 6, 7, 8):
+        run.log({"step": step, "loss": 0.5})
+    assert run.missing_rows() == [] and "has no rows" not in write_report(run).read_text()

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from limner import run_folder
 from limner.errors import BadCheckpoint
 from limner.lora import file
 from limner.recipe import toml
@@ -165,3 +166,26 @@ def test_a_run_of_an_older_version_goes_on_to_the_same_end(tiny_base, photos, tm
     train(recipe, run.path, told)
     assert "Going on from step 2." in told.lines
     assert equal(weights(run.path, 4), whole)
+
+
+def test_measurements_are_on_the_disk_before_the_checkpoint_that_they_belong_to(
+    tiny_base, photos, tmp_path, monkeypatch
+):
+    """A cut of power takes what was not synced: no checkpoint may outlive its rows."""
+    run, synced, saved = RunDir(tmp_path / "run"), {}, []
+    true_sync, true_save = run_folder.sync_file, checkpoint.save
+
+    def sync(path):
+        true_sync(path)
+        synced[path] = path.read_bytes()
+
+    def save(path, parts, facts):
+        rows = synced.get(run.metrics_path, b"")
+        assert rows == run.metrics_path.read_bytes()
+        saved.append((facts["step"], b'"step": %d,' % facts["step"] in rows))
+        true_save(path, parts, facts)
+
+    monkeypatch.setattr(run_folder, "sync_file", sync)
+    monkeypatch.setattr(checkpoint, "save", save)
+    train(wish(tiny_base, photos, train={"steps": 2, "save_every": 1}), run.path, Told())
+    assert saved == [(1, True), (2, True)]
