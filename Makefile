@@ -21,7 +21,7 @@ SOURCES := src tests benchmarks tools examples notebooks
 # Bytecode is kept, where the machine forbids it too: else each of the processes that tests start compiles anew.
 TESTS := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help demo test check format setup clean
+.PHONY: help demo test check format image setup clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -43,6 +43,10 @@ format: $(VENV)/.limner-dev  ## rewrite the code in the house's form, and the pa
 	@$(BIN)/python tools/recipe_page.py
 	@$(BIN)/python tools/python_page.py
 	@$(BIN)/python tools/notebook.py
+
+image:  ## the container of the Dockerfile, built and started, where docker runs
+	@if docker info >/dev/null 2>&1; then docker build -t limner . && docker run --rm limner --version; \
+	else echo "image: skipped, as no docker daemon runs here"; fi
 
 setup: $(VENV)/.limner-dev  ## only the set-up, with what developers need
 

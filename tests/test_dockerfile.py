@@ -1,8 +1,13 @@
 """The Dockerfile, read and not built: what it copies is there, versions are pinned, nobody is root."""
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,3 +62,15 @@ def test_the_volumes_of_the_guide_are_those_of_the_image():
     assert set(volumes) <= set(mounts) and len(mounts) == 3
     homes = re.findall(r"(?:XDG_CACHE_HOME|HF_HOME|LIMNER_CACHE|T\w+_CACHE_DIR)=(\S+)", values("ENV")[0])
     assert len(homes) == 5 and all(path.startswith("/cache") for path in homes)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+def test_where_no_docker_runs_the_image_is_skipped_with_the_reason(tmp_path: Path):
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    docker.chmod(0o755)
+    variables = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["make", "image"], cwd=ROOT, env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "image: skipped, as no docker daemon runs here\n"

@@ -98,6 +98,8 @@ def test_a_run_costs_what_its_hours_cost():
     result = plan(recipe(), Reporter(), card="RTX 4090", price=3.6)
     assert result.total is not None
     assert result.cost == pytest.approx(result.total.seconds / 1000)
+    several = replace(result, device=replace(result.device, processes=4))
+    assert several.cost == pytest.approx(4 * result.cost), "each of several GPUs costs as much"
 
 
 def test_a_limit_is_kept(traced):

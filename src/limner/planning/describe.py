@@ -262,7 +262,9 @@ def _time(result: PlanResult, choice: Choice) -> Iterator[str]:
     yield f"Total {duration(total.seconds)}{assumption}{f', with {phase_text}' if phase_text else ''}"
     if result.cost is not None:
         source = "" if result.price != result.device.price else f": {PRICES}"
-        yield f"Rented: ${result.cost:.2f} at ${result.price:.2f} an hour{source}"
+        count = result.device.processes
+        share = f" for each of {count} GPUs" if count > 1 else ""
+        yield f"Rented: ${result.cost:.2f} at ${result.price:.2f} an hour{share}{source}"
 
 
 def _others(result: PlanResult) -> Iterator[str]:

@@ -74,10 +74,10 @@ class PlanResult:
 
     @property
     def cost(self) -> float | None:
-        """US dollars of the whole run on a rented device."""
+        """US dollars of the whole run on a rented device, or on several, each of which costs the price."""
         if self.price is None or self.total is None:
             return None
-        return self.price * self.total.seconds / 3600
+        return self.price * self.device.processes * self.total.seconds / 3600
 
     @property
     def disk(self) -> dict[str, int]:
