@@ -231,3 +231,13 @@ def test_of_u_nets_diffusers_knows_the_authors_names_for_sdxl_alone(tmp_path, fa
     flat = {f"{stem}.lora_down.weight": torch.ones(2, wide), f"{stem}.lora_up.weight": torch.ones(640, 2)}
     save_file(flat | {f"{stem}.alpha": torch.tensor(2.0)}, path)
     assert inspect(path, family).loads["diffusers"].startswith(loads)
+
+
+@pytest.mark.parametrize(("block", "loads"), [("down_blocks_1", "yes"), ("mid_block", "passes over 1")])
+def test_sd_scripts_turns_diffusers_names_of_sdxl_into_its_own(tmp_path, block, loads) -> None:
+    """``convert_diffusers_to_sai_if_needed`` looks for down and up blocks alone."""
+    stem, path = f"lora_unet_{block}_attentions_0_transformer_blocks_0_attn2_to_k", tmp_path / "a.safetensors"
+    wide = 640 if block.startswith("down") else 1280
+    flat = {f"{stem}.lora_down.weight": torch.ones(2, 2048), f"{stem}.lora_up.weight": torch.ones(wide, 2)}
+    save_file(flat | {f"{stem}.alpha": torch.tensor(2.0)}, path)
+    assert inspect(path, "sdxl").loads["sd-scripts"].startswith(loads)

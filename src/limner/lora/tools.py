@@ -267,7 +267,9 @@ def decode_as(flat: Mapping[str, Tensor], family: str, tool: Tool) -> ToolView:
     if rules is None:
         return ToolView({}, tuple(part.stem for part in keys.group_by_module(flat)))
     parts = keys.group_by_module(flat)
-    locations = {part.stem: locate(part.stem, names, rules.reads, rules.text) for part in parts}
+    more = [style for pattern, style in rules.more_reads if any(re.search(pattern, key) for key in flat)]
+    reads = (*rules.reads, *more)
+    locations = {part.stem: locate(part.stem, names, reads, rules.text) for part in parts}
     rest, usable = [], []
     foreign = keys.stems(key for key in flat if not re.search(tool.endings, key))
     for part in parts:

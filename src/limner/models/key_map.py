@@ -177,6 +177,8 @@ class ToolKeys:
     """How the denoiser's modules are written for it."""
     reads: tuple[KeyStyle, ...]
     """Every style of them that it takes."""
+    more_reads: tuple[tuple[str, KeyStyle], ...] = ()
+    """Further styles that it takes where a name in the file matches a pattern: (pattern, style)."""
     text: Mapping[str, tuple[KeyStyle, ...]] = field(default_factory=dict)
     """Text encoder -> styles that it takes; the first is written."""
     kinds: tuple[str, ...] = ALL_KINDS

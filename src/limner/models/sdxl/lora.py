@@ -35,7 +35,11 @@ LORA = FamilyKeys(
             reads=UNET_COMFYUI,
             text=by_either_name(KOHYA_TEXT, *KOHYA_TEXT),
         ),
-        "sd-scripts": scripts_keys("native", KOHYA_TEXT, UNET_OUTER),
+        # convert_diffusers_to_sai_if_needed: not of a file that has the middle block alone
+        "sd-scripts": replace(
+            scripts_keys("native", KOHYA_TEXT, UNET_OUTER),
+            more_reads=((r"(down|up)_blocks", flat("lora_unet_", "diffusers")),),
+        ),
         "kohya": replace(kohya_keys(KOHYA_TEXT), reads=(flat("lora_unet_"), flat("lora_unet_", "diffusers"))),
         "diffsynth": diffsynth_keys(""),
     },
