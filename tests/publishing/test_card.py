@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from limner.models.registry import named_base
+from limner.models.registry import families, named_base
 from limner.publishing.card import card, code, front_matter, plain
 from limner.publishing.card_images import CardImage
 from limner.publishing.publication import Publication, publication
@@ -78,6 +78,16 @@ def test_an_edit_model_is_shown_a_picture(tmp_path: Path):
     )
     assert "pipeline_tag: image-to-image" in text and 'image=load_image("photo.png"), prompt=' in text
     assert "FluxKontextPipeline.from_pretrained" in text
+
+
+def test_modular_blocks_are_told_to_load_their_parts(item: Publication):
+    text = card(
+        replace(item, record=named_base("anima"), family=families()["anima"], base="anima"), "ada/cat"
+    )
+    snippet = text.split("```python\n")[1].split("```")[0]
+    compile(snippet, "card", "exec")
+    assert 'AnimaModularPipeline.from_pretrained("circlestone-labs/Anima-Base-v1.0-Diffusers")' in snippet
+    assert "pipe.load_components(dtype=torch.bfloat16)" in snippet
 
 
 def test_words_of_a_stranger_stay_words(item: Publication):

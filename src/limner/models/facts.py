@@ -160,6 +160,8 @@ class FamilyFacts:
     embeddings: Mapping[str, str] = field(default_factory=dict)
     """Text encoder -> what files of a textual inversion call its vectors; of families that tools know any of.
     "" where a file holds one encoder's, under any name."""
+    modular: bool = False
+    """Whether diffusers has its pipeline as modular blocks, which load their parts when they are told to."""
     keys_of: str = ""
     """Another family whose denoiser this is, so that names of modules and LoRA files are the same."""
     also_named: tuple[str, ...] = ()

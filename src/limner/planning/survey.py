@@ -88,14 +88,14 @@ class Survey:
         """The base to begin with on this device; None where none trains in an evening.
 
         The largest that trains in that time and whose licence need not be accepted first, nor keeps it to
-        research. A distilled base loses what it was distilled to, and is not suggested.
+        research or out of commerce. A distilled base loses what it was distilled to, and is not suggested.
         """
         candidates = [
             estimate
             for estimate in self.estimates
             if estimate.total and estimate.total.seconds <= EVENING
             if not (estimate.base.toy or estimate.base.train_on or estimate.base.gated)
-            if "research" not in estimate.base.licence.lower()
+            if not any(word in estimate.base.licence.lower() for word in ("research", "non-commercial"))
         ]
         return max(
             (estimate.base for estimate in candidates), key=lambda base: base.weight_bytes, default=None

@@ -5,6 +5,7 @@ import re
 import shlex
 from typing import Any
 
+from limner.models.facts import FamilyFacts
 from limner.models.registry import HubLicence, hub_licence
 from limner.publishing.publication import Publication
 
@@ -122,13 +123,23 @@ def _diffusers(item: Publication, repo: str) -> str:
         f"from diffusers import {item.family.pipeline}",
         *(["from diffusers.utils import load_image"] if is_edit else []),
         "",
-        f'pipe = {item.family.pipeline}.from_pretrained("{item.hub_id}", torch_dtype=torch.bfloat16)',
+        *_opened(item.family, item.hub_id),
         'pipe.to("cuda")',
         f'pipe.load_lora_weights("{repo}", weight_name="{lora.name}", adapter_name="lora")',
         *strength,
         f"image = pipe({photo}prompt={prompt!r}{steps}).images[0]",
     ]
     return "## In diffusers\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def _opened(family: FamilyFacts, hub_id: str) -> list[str]:
+    """How diffusers reads the base."""
+    if family.modular:
+        return [
+            f'pipe = {family.pipeline}.from_pretrained("{hub_id}")',
+            "pipe.load_components(dtype=torch.bfloat16)",
+        ]
+    return [f'pipe = {family.pipeline}.from_pretrained("{hub_id}", torch_dtype=torch.bfloat16)']
 
 
 def _comfyui(item: Publication) -> str:

@@ -6,6 +6,7 @@ FACTS = FamilyFacts(
     name="anima",
     pipeline="AnimaModularPipeline",
     denoiser="transformer",
+    modular=True,
     parts={
         "tokenizer": "transformers:Qwen2Tokenizer",
         "t5_tokenizer": "transformers:T5TokenizerFast",
