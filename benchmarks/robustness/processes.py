@@ -63,6 +63,8 @@ TO_THE_BIT = ("two micro-batches", "both text encoders")
 """Settings that two processes train to the bit: their steps have two micro-batches."""
 ROUNDING = 1e-3
 """What else may differ, in parts of the greatest value of a tensor."""
+SPLIT = {"limits.shard": "on"}
+"""What is changed for weights that are split over two processes (FSDP2), of which each is killed too."""
 BOUND = 60.0
 """Seconds that the others may take to end."""
 
@@ -229,13 +231,12 @@ def changed_numbers(base: Path, work: Path, counts: Sequence[int] = (2, 3, 1)) -
     return difference(whole, run)
 
 
-def kill(base: Path, work: Path, processes: int, rank: int, whole: Path) -> Killed:
+def kill(recipe: Recipe, run: Path, processes: int, rank: int, whole: Path) -> Killed:
     """Kill one process of several in the middle of training, wait, and go on.
 
     Raises:
         SystemExit: It cannot be killed in time, or the run does not go on.
     """
-    recipe, run = wish(base, work, {}, KILL_STEPS), work / f"killed-{processes}-{rank}"
     command = start(recipe, run, processes)
     while command.poll() is None and _rows(run) < 5:
         time.sleep(0.005)
@@ -264,13 +265,13 @@ def _child(pid: int, rank: int) -> psutil.Process:
     raise SystemExit(f"process {rank} is not there")
 
 
-def kills(base: Path, work: Path, counts: Sequence[int]) -> list[Killed]:
+def kills(recipe: Recipe, work: Path, counts: Sequence[int]) -> list[Killed]:
     """Each process of each number of processes, once."""
     done = []
     for count in counts:
-        whole = train(wish(base, work, {}, KILL_STEPS), work / f"unkilled-{count}", count)
+        whole = train(recipe, work / f"unkilled-{count}", count)
         for rank in range(count):
-            done.append(kill(base, work, count, rank, whole))
+            done.append(kill(recipe, work / f"killed-{count}-{rank}", count, rank, whole))
             print(asdict(done[-1]), flush=True)
     return done
 
@@ -321,7 +322,9 @@ def main() -> None:
             gaps[name] = setting(base, work, name, args.processes)
             print(name, gaps[name], flush=True)
         stretches = changed_numbers(base, work)
-        killed = kills(base, work, args.processes)
+        killed = kills(wish(base, work, {}, KILL_STEPS), work, args.processes)
+        (work / "split").mkdir(exist_ok=True)
+        killed_split = kills(wish(base, work, SPLIT, KILL_STEPS), work / "split", (2,))
     header = ("setting", "1 again", *(f"{count} processes" for count in args.processes))
     rows = [
         [name, *(_shown(row.get(str(count))) for count in (1, *args.processes))] for name, row in gaps.items()
@@ -330,8 +333,9 @@ def main() -> None:
     print(f"2 -> 3 -> 1 processes, three steps each: {stretches:.1e}")
     slowest = max((each.seconds for each in killed), default=0.0)
     print(f"{len(killed)} kills: the others had ended after {slowest} s at most")
-    broken = faults(gaps, stretches, killed)
+    broken = faults(gaps, stretches, [*killed, *killed_split])
     facts = {"differences": gaps, "2 -> 3 -> 1": stretches, "kills": [asdict(each) for each in killed]}
+    facts |= {"kills of split weights": [asdict(each) for each in killed_split]}
     print(save("processes", {**facts, "to_the_bit": TO_THE_BIT, "rounding": ROUNDING, "broken": broken}))
     if broken:
         raise SystemExit("\n".join(broken))
