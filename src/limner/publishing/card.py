@@ -57,6 +57,8 @@ def front_matter(item: Publication) -> str:
     licence = hub_licence(item.record) if item.record else HubLicence("")
     task = "image-to-image" if item.family and item.family.controls[0] else "text-to-image"
     relation = [f"base_model:adapter:{item.hub_id}"] if item.hub_id else []
+    kinds = [*(["lora"] if item.files else []), *(["textual_inversion"] if item.word else [])]
+    template = ["template:sd-lora"] if item.files else []
     values: dict[str, Any] = {
         "license": licence.id or None,
         "license_name": licence.name or None,
@@ -65,7 +67,7 @@ def front_matter(item: Publication) -> str:
         "base_model_relation": "adapter" if item.hub_id else None,
         "library_name": "diffusers",
         "pipeline_tag": task,
-        "tags": ["lora", task, "diffusers", "template:sd-lora", *relation],
+        "tags": [*kinds, task, "diffusers", *template, *relation],
         "instance_prompt": item.trigger or None,
         "widget": [
             {"text": image.prompt or NO_PROMPT, "output": {"url": image_name(number)}}
@@ -94,7 +96,10 @@ def _base_link(item: Publication) -> str:
 
 def _introduction(item: Publication) -> str:
     images = item.facts.get("Images")
-    return f"A LoRA for {_base_link(item)}" + (f", trained on {images} images." if images else ".")
+    kinds = [*(["LoRA"] if item.files else []), *(["textual inversion"] if item.word else [])]
+    return f"A {' and a '.join(kinds)} for {_base_link(item)}" + (
+        f", trained on {images} images." if images else "."
+    )
 
 
 def _trigger(item: Publication) -> str:
@@ -110,23 +115,28 @@ def _strength(item: Publication) -> str:
 
 
 def _diffusers(item: Publication, repo: str) -> str:
-    lora = item.file_for("diffusers")
-    if lora is None or item.family is None or not item.hub_id:
+    lora, word = item.file_for("diffusers"), item.word
+    if (lora is None and word is None) or item.family is None or not item.hub_id:
         return ""
     prompt = next((image.prompt for image in item.images if image.prompt), item.trigger or "..")
     steps = f", num_inference_steps={item.sampling_steps}" if item.sampling_steps else ""
     is_edit = bool(item.family.controls[0])
     photo = 'image=load_image("photo.png"), ' if is_edit else ""
-    strength = [f'pipe.set_adapters("lora", {item.strength:g})'] if item.strength is not None else []
+    loads = (
+        [f'pipe.load_lora_weights("{repo}", weight_name="{lora.name}", adapter_name="lora")'] if lora else []
+    )
+    if lora and item.strength is not None:
+        loads.append(f'pipe.set_adapters("lora", {item.strength:g})')
     lines = [
         "import torch",
         f"from diffusers import {item.family.pipeline}",
         *(["from diffusers.utils import load_image"] if is_edit else []),
+        *(word.imports() if word else ()),
         "",
         *_opened(item.family, item.hub_id),
         'pipe.to("cuda")',
-        f'pipe.load_lora_weights("{repo}", weight_name="{lora.name}", adapter_name="lora")',
-        *strength,
+        *loads,
+        *(word.diffusers_lines(repo) if word else ()),
         f"image = pipe({photo}prompt={prompt!r}{steps}).images[0]",
     ]
     return "## In diffusers\n\n```python\n" + "\n".join(lines) + "\n```"
@@ -144,8 +154,16 @@ def _opened(family: FamilyFacts, hub_id: str) -> list[str]:
 
 def _comfyui(item: Publication) -> str:
     lora = item.file_for("comfyui")
-    if lora is None or (item.record and item.record.toy):
+    if item.record and item.record.toy:
         return ""
+    word = (
+        f"Put {code(item.word.word_file.name)} into `models/embeddings` and write "
+        f"{code('embedding:' + item.word.word_file.stem)} in the prompt."
+        if item.word
+        else ""
+    )
+    if lora is None:
+        return f"## In ComfyUI\n\n{word}" if word else ""
     denoiser = item.family.denoiser if item.family else ""
     node = (
         "LoraLoaderModelOnly" if {part.name for part in lora.info.components} == {denoiser} else "Load LoRA"
@@ -153,13 +171,22 @@ def _comfyui(item: Publication) -> str:
     strength = 1 if item.strength is None else item.strength
     return (
         f"## In ComfyUI\n\nPut {code(lora.name)} into `models/loras` and choose it in the node *{node}*, "
-        f"strength {strength:g}."
+        f"strength {strength:g}." + (f" {word}" if word else "")
     )
 
 
 def _limner(item: Publication, repo: str) -> str:
     prompt = next((image.prompt for image in item.images if image.prompt), item.trigger or "..")
-    return f"## In Limner\n\n```\nlimner generate {repo} --prompt {shlex.quote(prompt)}\n```"
+    ask = f"--prompt {shlex.quote(prompt)}"
+    if item.word is None:
+        return f"## In Limner\n\n```\nlimner generate {repo} {ask}\n```"
+    lines = [
+        f"hf download {repo} embedding.safetensors --local-dir .",
+        f"limner generate {repo} --embedding embedding.safetensors {ask}"
+        if item.files
+        else f"limner generate embedding.safetensors {ask}",
+    ]
+    return "## In Limner\n\n```\n" + "\n".join(lines) + "\n```"
 
 
 def _training(item: Publication) -> str:

@@ -40,15 +40,15 @@ def model_page(item: Publication) -> dict[str, Any]:
     """The fields of the site's pages, in their order; None where the person decides."""
     return {
         "name": item.title,
-        "type": "LORA",
-        "tags": ["lora", *([item.family.name] if item.family else [])],
+        "type": "LORA" if item.files else "TextualInversion",
+        "tags": ["lora" if item.files else "textual inversion", *([item.family.name] if item.family else [])],
         "version": {
             "name": "1",
             "baseModel": (item.record and item.record.civitai) or OTHER,
             "trainedWords": [item.trigger] if item.trigger else [],
             "steps": int(item.facts["Steps"]) if item.facts.get("Steps", "").isdigit() else None,
             "strength": item.strength,
-            "files": [file.name for file in item.files],
+            "files": [*(file.name for file in item.files), *(item.word.sources if item.word else ())],
             "images": [
                 {"file": f"{number:02d}.png", "prompt": image.prompt or None}
                 for number, image in enumerate(item.images)

@@ -9,6 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from limner.errors import BadData, BadUsage
 from limner.files import atomic_folder, atomic_write, real_path, write_text
+from limner.lora.embeddings import MARK
 from limner.lora.metadata import header, public_entries
 from limner.lora.peft_config import HEADER_KEY
 from limner.lora.saving import copy_with_metadata
@@ -65,7 +66,7 @@ def new_or_empty(folder: Path) -> Iterator[Path]:
 
 
 def write_loras(item: Publication, folder: Path) -> list[Path]:
-    """Copy the files of the LoRA, without what their metadata say of a dataset or of a machine."""
+    """Copy the files of the LoRA and of the word, without what is private in their metadata."""
     paths = []
     for file in item.files:
         path = folder / file.name
@@ -75,6 +76,11 @@ def write_loras(item: Publication, folder: Path) -> list[Path]:
         public |= {key: metadata[key] for key in (HEADER_KEY,) if key in metadata}  # holds the strength
         copy_with_metadata(file.source, path, public)
         paths.append(path)
+    for name, source in (item.word.sources if item.word else {}).items():
+        metadata = header(source).metadata
+        public = public_entries(metadata) | {key: metadata[key] for key in (MARK,) if key in metadata}
+        copy_with_metadata(source, folder / name, public)
+        paths.append(folder / name)
     return paths
 
 

@@ -1,4 +1,4 @@
-"""What is published: the LoRA files of a run, or one file, with the facts and pictures of the model card."""
+"""What is published: LoRA and word of a run, or one file, with the facts and pictures of the model card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +8,12 @@ from limner.errors import BadUsage
 from limner.generation.image_files import slug
 from limner.lora import file
 from limner.lora.inspect import LoraInfo, inspect
-from limner.lora.metadata import triggers, without_path
+from limner.lora.metadata import header, triggers, without_path
 from limner.lora.tools import DIFFUSERS
 from limner.models.facts import FamilyFacts, RegisteredBase
 from limner.models.registry import families, named_base, recognised
 from limner.publishing.card_images import CardImage, captions_of, generated, is_caption, samples
+from limner.publishing.word import PublishedWord, require_word, word_of
 from limner.recipe import toml
 from limner.recipe.schema import Recipe
 from limner.run_folder import RunDir, run_of
@@ -41,11 +42,13 @@ class PublishedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """A LoRA, and what a model card says of it."""
+    """A LoRA, a word or both, and what a model card says of them."""
 
     title: str
     files: tuple[PublishedFile, ...]
-    """The main one first."""
+    """Of the LoRA, the main one first."""
+    word: PublishedWord | None = None
+    """Of textual inversion."""
     base: str
     """As people call it: a registered name, a hub id, or the last part of a path."""
     record: RegisteredBase | None
@@ -95,8 +98,12 @@ def publication(
     published_run = run if run and (target.is_dir() or target == run.lora_path) else None
     sources = _run_files(published_run, recipe) if published_run and recipe else {DIFFUSERS.name: target}
     infos = {tool: _inspected(path) for tool, path in sources.items()}
-    main, metadata = next(iter(infos.values()))
-    title = main.title or target.stem
+    if infos:
+        main, metadata = next(iter(infos.values()))
+    else:
+        assert published_run
+        main, metadata = None, header(published_run.embedding_path).metadata
+    title = (main and main.title) or metadata.get("modelspec.title") or target.stem
     name = base or (recipe.base if recipe else metadata.get("ss_sd_model_name", ""))
     if not name:
         raise BadUsage(f"{target} does not say which base it was trained on. Name it with --base.")
@@ -104,15 +111,19 @@ def publication(
     captions = captions_of(run) if run else ()
     card_images = generated(images) if images else samples(published_run, metadata) if published_run else []
     private = [] if with_captions else _private(card_images, captions, trigger, None if images else recipe)
+    family = _family(name, main)
+    is_word = bool(published_run and recipe and recipe.trains_words)
+    word = word_of(published_run, family) if is_word and published_run and family else None
     return Publication(
         title=title,
-        files=_named(infos, slug(title)),
+        files=_named(infos, slug(title)) if infos else (),
+        word=word,
         base=without_path(name),
         record=named_base(name),
-        family=_family(name, main),
+        family=family,
         trigger=trigger,
         images=tuple(replace(item, prompt="") if item in private else item for item in card_images),
-        facts=_facts(main, metadata, published_run),
+        facts=_facts(main, word, metadata, published_run),
         sampling_steps=recipe.sample_steps if recipe else None,
         strength=_strength(run, metadata) if run else None,
         captions=captions if with_captions else (),
@@ -163,10 +174,9 @@ def _run_files(run: RunDir, recipe: Recipe) -> dict[str, Path]:
             f"{run.model_path} --out lora.safetensors"
         )
     if recipe.trains_words:
-        raise BadUsage(
-            f"{run.path} trained token vectors, of which no model card is made. Upload the file yourself: "
-            f"hf upload OWNER/NAME {run.embedding_path}"
-        )
+        require_word(run)
+        if not recipe.inversion.with_lora:
+            return {}
     paths = {DIFFUSERS.name: run.lora_path}
     paths |= {tool: run.lora_path_for(tool) for tool in recipe.export.for_ if tool != DIFFUSERS.name}
     missing = [path.name for path in paths.values() if not path.is_file()]
@@ -196,22 +206,31 @@ def _named(infos: Mapping[str, tuple[LoraInfo, Mapping[str, str]]], stem: str) -
     )
 
 
-def _family(base: str, info: LoraInfo) -> FamilyFacts | None:
+def _family(base: str, info: LoraInfo | None) -> FamilyFacts | None:
     match = recognised(base.rstrip("/").rpartition("/")[2])
-    if match and (info.family is None or info.family in (match[0].name, match[0].keys_of)):
+    family = info.family if info else None
+    if match and (family is None or family in (match[0].name, match[0].keys_of)):
         return match[0]
-    return families().get(info.family or "")
+    return families().get(family or "")
 
 
-def _facts(info: LoraInfo, metadata: Mapping[str, str], run: RunDir | None) -> dict[str, str]:
-    """What is known of the training, and nothing of the machine."""
+def _adapter(info: LoraInfo) -> str:
+    """The kinds of a LoRA, its ranks, and what it is on."""
     ranks = sorted(int(rank) for part in info.components for rank in part.ranks)
     kinds = sorted({kind for part in info.components for kind in part.kinds})
     rank = f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}"
-    trained = ", ".join(part.name for part in info.components)
+    return f"{' and '.join(kinds)}, rank {rank}, on {', '.join(part.name for part in info.components)}"
+
+
+def _facts(
+    info: LoraInfo | None, word: PublishedWord | None, metadata: Mapping[str, str], run: RunDir | None
+) -> dict[str, str]:
+    """What is known of the training, and nothing of the machine."""
+    encoders = ", ".join(encoder for encoder, _ in word.encoders) if word else ""
     facts = {
         "Steps": metadata.get("ss_steps", ""),
-        "Adapter": f"{' and '.join(kinds)}, rank {rank}, on {trained}",
+        "Adapter": _adapter(info) if info else "",
+        "Textual inversion": f"{word.vectors} token vectors in {encoders}" if word else "",
         "Resolution": metadata.get("modelspec.resolution", ""),
     }
     if run:
