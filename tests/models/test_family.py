@@ -152,3 +152,8 @@ def test_where_there_is_no_gpu_nothing_is_copied():
     assert to_device(given, torch.device("cpu")) is given
     there = to_device(given, torch.device("meta"))
     assert there.is_meta and there.shape == given.shape
+
+
+def test_of_a_family_whose_text_encoders_no_lora_trains_none_can_be_named():
+    with raises(BadRecipe):
+        family_of("AnimaModularPipeline").endings("text_encoder", "auto")

@@ -299,9 +299,8 @@ class Family:
         if model != self.denoiser:
             if model not in self.text_targets:
                 names = ", ".join(sorted(self.text_targets))
-                raise BadRecipe(
-                    f"lora.text_encoders: {self.name} has no text encoder {model!r}. Known: {names}."
-                )
+                remedy = f"Known: {names}" if names else "A LoRA trains its denoiser alone; remove it"
+                raise BadRecipe(f"lora.text_encoders: {self.name} has no text encoder {model!r}. {remedy}.")
             return self.text_targets[model]
         if not isinstance(targets, str):
             groups = {"auto": self.targets["all-linear"], **self.targets}
