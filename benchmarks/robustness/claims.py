@@ -1,6 +1,6 @@
 """What ``limner lora info`` says of a file, held against what the programs' own loaders do with it.
 
-    python -m benchmarks.robustness.verdicts [FOLDER] [--forms 40] [--programs diffusers comfyui]
+    python -m benchmarks.robustness.claims [FOLDER] [--forms 40] [--programs diffusers comfyui]
 
 Files of every family are written in forms that trainers use: prefix, naming and ending of the tensors, the
 layers of blocks or those around them too (``benchmarks.robustness.lora_forms``). "loads in X: yes" must mean
@@ -146,7 +146,7 @@ COLUMNS = (
 
 def earlier() -> list[dict[str, Any]]:
     """The rows of the result that is there."""
-    path = outcome.RESULTS / "verdicts.json"
+    path = outcome.RESULTS / "claims.json"
     return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
 
 
@@ -156,7 +156,7 @@ def save_row(row: Mapping[str, Any]) -> Path:
     others = [other for other in earlier() if any(other[name] != row[name] for name in names)]
     rows = sorted([*others, row], key=lambda other: [other[name] for name in names])
     totals = {key: sum(other.get(key, 0) for other in rows) for key in COLUMNS}
-    return outcome.save("verdicts", {**totals, "rows": rows})
+    return outcome.save("claims", {**totals, "rows": rows})
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--programs", nargs="*", default=[DIFFUSERS, *CASES], choices=[DIFFUSERS, *CASES])
     parser.add_argument("--families", nargs="*", default=[], help="left out: all")
-    parser.add_argument("--forms", type=int, default=10, help="to hold of each family and verdict; 0 for all")
+    parser.add_argument("--forms", type=int, default=10, help="to hold of each family and claim; 0 for all")
     parser.add_argument("--most", type=int, default=40, help="forms to draw of each family; 0 for all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
