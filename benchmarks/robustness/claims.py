@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from benchmarks.robustness import lora_forms, stock
 from benchmarks.robustness.loaders import PLACE, TOLERANCE, commit, dense, in_diffusers, randomised
-from benchmarks.robustness.programs import CASES, Case, importable
+from benchmarks.robustness.programs import CASES, FIRST, FOLDERS, Case, importable
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -173,7 +173,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     others = [program for program in options.programs if program != DIFFUSERS]
-    skipped = {name: text for name in others if (text := importable(options.folder, name))}
+    texts = {name: importable(options.folder / FOLDERS[name], FIRST[name]) for name in others}
+    skipped = {name: text for name, text in texts.items() if text}
     programs = [program for program in options.programs if program not in skipped]
     wrong = 0
     for program, family, layers, load in loaders_of(programs, options.families):

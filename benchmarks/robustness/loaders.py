@@ -1,9 +1,12 @@
-"""Files written for ComfyUI, sd-scripts and musubi-tuner, put into their own models by their own loaders.
+"""Our files put into other programs' own models, by their own loaders.
 
     cd benchmarks/programs      # which git ignores; any other folder can be named
     git clone https://github.com/Comfy-Org/ComfyUI && git -C ComfyUI checkout 783545f6
     git clone https://github.com/kohya-ss/sd-scripts && git -C sd-scripts checkout 48d368fa
     git clone https://github.com/kohya-ss/musubi-tuner && git -C musubi-tuner checkout 30c658c4
+    git clone https://github.com/lllyasviel/stable-diffusion-webui-forge
+    git -C stable-diffusion-webui-forge checkout dfdcbab6
+    git clone https://github.com/invoke-ai/InvokeAI && git -C InvokeAI checkout 8e71a8a5
     pip install einops psutil toml opencv-python-headless
     pip install --no-deps comfy-kitchen comfy-aimdo==0.4.13
     python -m benchmarks.robustness.loaders [FOLDER]
@@ -13,8 +16,9 @@ has a name in the family, of each kind that the program reads, is written for th
 file into the model. Diffusers' own converter of single files, which knows nothing of ours, then says which of
 diffusers' weights have become what: each must be the weight before and its change. (It has none for
 Ideogram 4, whose names follow those of its converter of LoRAs.) ComfyUI's own CLIP and T5 get a file as well.
-What the program cannot read must be what the tables say it cannot. A program that is not in the folder is
-skipped, and that is said.
+What the program cannot read must be what the tables say it cannot. Forge gets kohya's form, and so
+does InvokeAI, which has none of its own, and for FLUX.1 diffusers' as well: what it cannot read of them is in
+its cases. A program that is not in the folder is skipped, and that is said.
 """
 
 import argparse
@@ -29,13 +33,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from benchmarks.robustness.programs import CASES, COMMITS, FOLDERS, TEXT_CASES, Case, Weights, importable
+from benchmarks.robustness import programs, programs_webui
+from benchmarks.robustness.programs import TEXT_CASES, Case, Weights, importable
 from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks import outcome
-from limner.lora import file
+from limner.lora import adapters, file
 from limner.lora.adapters import Dora, Loha, Lokr, WeightDelta
 from limner.lora.factors import Factors
 from limner.lora.tools import tool_named, unsupported
@@ -44,6 +49,10 @@ from limner.models.registry import family_keys
 
 PLACE = Path(__file__).resolve().parents[1] / "programs"
 """Where the checkouts lie unless another folder is named; git ignores it."""
+CASES = programs.CASES | programs_webui.CASES
+COMMITS = programs.COMMITS | programs_webui.COMMITS
+FOLDERS = programs.FOLDERS | programs_webui.FOLDERS
+FIRST = programs.FIRST | programs_webui.FIRST
 KINDS = ("LoRA", "LoHa", "LoKr", "DoRA", "DoRA of LoHa", "DoRA of LoKr")
 RANK = 2
 TEXT_LAYER = re.compile(r"(_proj|\.fc[12]|\.SelfAttention\.[qkvo]|\.wi_[01]|\.wo)$")
@@ -190,11 +199,25 @@ def in_components(family: str, weights: Mapping[str, Tensor], *, text: bool) -> 
     return result
 
 
+def nameless(
+    changes: Mapping[str, Mapping[str, WeightDelta]], case: Case, program: str
+) -> dict[tuple[str, str], str]:
+    """What a program does not read of another tool's files: (component, module) -> reason."""
+    reasons = {}
+    for component, adapter in changes.items():
+        for module, change in adapter.items():
+            if case.kinds and adapters.kind(change) not in case.kinds:
+                reasons[component, module] = f"{program} reads no {adapters.kind(change)}"
+            elif case.lacks and re.match(case.lacks, module):
+                reasons[component, module] = f"{program} has no name for it"
+    return reasons
+
+
 def compared(
     case: Case, program: str, family: str, kind: str, folder: Path, *, text: bool = False
 ) -> dict[str, Any]:
     """How many weights became what they should."""
-    model, tool = case.build(), tool_named(program)
+    model, tool = case.build(), tool_named(case.tool or program)
     randomised(model)
     before = in_components(family, model.state_dict(), text=text)
     changes = {}
@@ -205,7 +228,7 @@ def compared(
             if name.endswith(".weight") and value.dim() in (2, 4)
         }
         changes[component] = changes_of(kind, family, layers)
-    reasons = unsupported(changes, family, tool)
+    reasons = unsupported(changes, family, tool) | nameless(changes, case, program)
     kept = {
         component: {name: change for name, change in adapter.items() if (component, name) not in reasons}
         for component, adapter in changes.items()
@@ -260,7 +283,7 @@ def rows_of(program: str) -> list[dict[str, Any]]:
     for family, case in CASES[program].items():
         for kind in KINDS:
             with TemporaryDirectory() as folder:
-                facts = compared(case, program, family, kind, Path(folder))
+                facts = compared(case, program, family.partition(",")[0], kind, Path(folder))
             rows.append({"program": program, "family": family, "kind": kind, **facts})
     if program == "comfyui":
         for family, case in TEXT_CASES.items():
@@ -280,7 +303,9 @@ def main() -> None:
     parser.add_argument("--programs", nargs="*", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()
     logging.disable(logging.INFO)
-    reasons = {program: importable(options.folder, program) for program in options.programs}
+    reasons = {
+        program: importable(options.folder / FOLDERS[program], FIRST[program]) for program in options.programs
+    }
     rows = [row for program, reason in reasons.items() if not reason for row in rows_of(program)]
     skipped = {program: reason for program, reason in reasons.items() if reason}
     if rows:

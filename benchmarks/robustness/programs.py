@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +30,14 @@ COMMITS = {
     "musubi": "30c658c4f4b0bf05038b3346eff9670259b10fc7",
 }
 """Program -> the commit that the figures are of. A checkout of another one is measured, and that is said."""
-ABSENT = ("torchvision", "torchsde", "kornia", "av", "sageattention", "scipy", "comfyui_frontend_package")
+ABSENT = (
+    *("torchvision", "torchsde", "kornia", "av", "sageattention", "scipy", "comfyui_frontend_package"),
+    *("sentencepiece", "onnx", "blake3", "picklescan"),
+)
 """Packages that the programs import beside what is used here, and that need not be installed."""
 
 
-class _Nothing(types.ModuleType):
+class Nothing(types.ModuleType):
     """A module that has whatever is asked for, and does none of it."""
 
     def __getattr__(self, name: str) -> Any:
@@ -50,15 +53,14 @@ class _Absent:
         return ModuleSpec(name, self, is_package=True) if name.split(".")[0] in ABSENT else None
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        return _Nothing(spec.name)
+        return Nothing(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
         pass
 
 
-def importable(folder: Path, program: str) -> str:
-    """Make a program's modules importable, or say why they are not."""
-    place = folder / FOLDERS[program]
+def importable(place: Path, first: Callable[[], Any]) -> str:
+    """Make the modules of a program in a folder importable, or say why they are not."""
     if not place.is_dir():
         return f"there is no {place.name} in the folder"
     sys.path.append(str(place))
@@ -68,7 +70,7 @@ def importable(folder: Path, program: str) -> str:
     if not any(isinstance(finder, _Absent) for finder in sys.meta_path):
         sys.meta_path.append(_Absent())  # type: ignore[arg-type]
     try:
-        FIRST[program]()
+        first()
     except ImportError as error:
         return f"it cannot be imported: {error}"
     return ""
@@ -161,6 +163,12 @@ class Case:
     """The program's model of it, small."""
     load: Callable[[nn.Module, Weights], Weights]
     """The model's weights once the program has put a LoRA file into them."""
+    tool: str = ""
+    """The tool whose names are written; "" for the program's own."""
+    kinds: Sequence[str] = ()
+    """The kinds that it reads, where they are fewer than that tool's; () for all."""
+    lacks: str = ""
+    """A pattern of the layers that it has no name for, where that tool has."""
 
 
 def _patched_by_comfyui(model: Any, flat: Weights, keys: str = "model_lora_keys_unet") -> Weights:
