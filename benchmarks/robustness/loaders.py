@@ -17,8 +17,8 @@ file into the model. Diffusers' own converter of single files, which knows nothi
 diffusers' weights have become what: each must be the weight before and its change. (It has none for
 Ideogram 4, whose names follow those of its converter of LoRAs.) ComfyUI's own CLIP and T5 get a file as well.
 What the program cannot read must be what the tables say it cannot. Forge gets kohya's form, and so
-does InvokeAI, which has none of its own, and for FLUX.1 diffusers' as well: what it cannot read of them is in
-its cases. A program that is not in the folder is skipped, and that is said.
+does InvokeAI, which has none of its own, of UNets and FLUX.1, and diffusers' of FLUX.1 and others: what it
+cannot read of them is in its cases. A program that is not in the folder is skipped, and that is said.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def in_diffusers(family: str, weights: Mapping[str, Tensor]) -> Weights:
         NORM.sub(r"\1.scale", name.removeprefix("diffusion_model.")): value.clone()
         for name, value in weights.items()
     }
-    if any(name.startswith(("down_blocks.", "all_x_embedder.")) for name in bare):
+    if any(name.startswith(("down_blocks.", "all_x_embedder.", "transformer_blocks.")) for name in bare):
         return bare
     return CONVERTERS[family](bare)
 

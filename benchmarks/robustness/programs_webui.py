@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
-from benchmarks.robustness.programs import FLUX, MMDIT_COMFYUI, UNET, UNET15, Case, Nothing, Weights
+from benchmarks.robustness.programs import FLUX, MMDIT_COMFYUI, QWEN, UNET, UNET15, Case, Nothing, Weights
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
@@ -119,6 +120,10 @@ def _flux_of_invokeai() -> nn.Module:
     return models.Flux(models.FluxParams(**FLUX, out_channels=16))
 
 
+def _diffusers_model(name: str, sizes: dict[str, Any]) -> Callable[[], nn.Module]:
+    return lambda: getattr(diffusers, name)(**sizes)
+
+
 def _sdxl_of_diffusers() -> nn.Module:
     sizes: dict[str, Any] = {
         "block_out_channels": (32, 64, 128),
@@ -179,6 +184,20 @@ def _patched_by_invokeai(base: str, prefix: str) -> Callable[[nn.Module, Weights
 
 PLAIN = ("LoRA", "LoHa", "LoKr", "DoRA")
 """What InvokeAI reads: at a DoRA of a LoHa or LoKr it stops."""
+Z_IMAGE = {
+    **{"dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 24},
+    "axes_dims": [4, 6, 6],
+}
+FLUX2 = {
+    **{"in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16},
+    **{"num_attention_heads": 2, "joint_attention_dim": 24, "axes_dims_rope": (4, 4, 4, 4)},
+}
+KREA2 = {
+    **{"in_channels": 16, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2},
+    **{"num_key_value_heads": 1, "intermediate_size": 64, "timestep_embed_dim": 16, "text_hidden_dim": 24},
+    **{"num_text_layers": 2, "text_num_attention_heads": 2, "text_num_key_value_heads": 2},
+    **{"text_intermediate_size": 48, "axes_dims_rope": (4, 6, 6)},
+}
 CHROMA_FORGE = {
     **{key: value for key, value in FLUX.items() if key != "guidance_embed"},
     **{"in_channels": 4, "guidance_out_dim": 32, "guidance_hidden_dim": 24, "guidance_n_layers": 2},
@@ -217,6 +236,20 @@ CASES: dict[str, dict[str, Case]] = {
         "sd15": Case(
             _sd15_of_diffusers, _patched_by_invokeai("StableDiffusion1", "lora_unet_"), "kohya", PLAIN
         ),
+        **{
+            family: Case(
+                _diffusers_model(name, sizes),
+                _patched_by_invokeai(base, "lora_transformer-"),
+                "diffusers",
+                ("LoRA",),
+            )
+            for family, name, sizes, base in (
+                ("qwen-image", "QwenImageTransformer2DModel", QWEN, "QwenImage"),
+                ("z-image", "ZImageTransformer2DModel", Z_IMAGE, "ZImage"),
+                ("flux2", "Flux2Transformer2DModel", FLUX2, "Flux2"),
+                ("krea2", "Krea2Transformer2DModel", KREA2, "Krea2"),
+            )
+        },
         "flux": Case(
             _flux_of_invokeai,
             _patched_by_invokeai("Flux", "lora_transformer-"),
@@ -233,4 +266,5 @@ CASES: dict[str, dict[str, Case]] = {
         ),
     },
 }
-"""Program -> family -> the program's own model and loader of it; InvokeAI's UNets are diffusers' classes."""
+"""Program -> family -> the program's own model and loader of it; those of InvokeAI are diffusers' classes,
+but for FLUX.1's."""
