@@ -71,6 +71,7 @@ def test_on_meta_text_encoders_are_what_they_are_with_weights(case: tuple[Case, 
     family = family_of(case[0].pipeline)
     if not family.text_targets:
         flows = (
+            "anima",
             "chroma",
             "flux2-dev",
             "flux2-klein",

@@ -1,7 +1,9 @@
 import pytest
 
 from limner.errors import BadRecipe
+from limner.recipe import Data, Recipe, Sample
 from limner.recipe.prompt_file import PromptLine, prompt_lines
+from limner.recipe.toml import dump, parse, prompts, sample_lines
 from messages import raises
 
 
@@ -43,3 +45,32 @@ def test_a_missing_and_an_empty_file_name_the_option(tmp_path):
         prompt_lines(tmp_path / "none.txt", "--prompt-file", "--prompt")
     with raises(BadRecipe):
         lines_of(tmp_path, "# nothing\n")
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_flags_of_prompts_are_read_and_are_no_words(tmp_path, in_file):
+    texts = ("[trigger] in snow --w 64 --h 96 --d 7 --am 0.5", "a moon")
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(texts))
+    sample = Sample(prompt_file=path) if in_file else Sample(prompts=texts)
+    recipe = Recipe(sample=sample, data=Data(trigger="zxq"))
+    (text, line), plain = sample_lines(recipe)
+    assert text == "zxq in snow" and plain == ("a moon", None)
+    assert line and (line.width, line.height, line.seed, line.strength) == (64, 96, 7, 0.5)
+    assert prompts(recipe) == ("zxq in snow", "a moon")
+
+
+def test_a_prompt_may_be_a_table():
+    recipe = parse(
+        '[sample]\nprompts = ["a moon", {prompt = "a cat", width = 64, negative_prompt = "blurry fur"}]\n'
+    )
+    assert recipe.sample.prompts == ("a moon", "a cat --w 64 --n blurry fur")
+    assert parse(dump(recipe)) == recipe
+    (_, (text, line)) = sample_lines(recipe)
+    assert text == "a cat" and line and (line.width, line.negative_prompt) == (64, "blurry fur")
+
+
+@pytest.mark.parametrize("entry", ["{width = 64}", '{prompt = "a", wdth = 3}', '{prompt = ""}'])
+def test_a_table_that_is_no_prompt_is_refused(entry):
+    with raises(BadRecipe):
+        parse(f"[sample]\nprompts = [{entry}]\n")

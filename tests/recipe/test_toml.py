@@ -316,9 +316,11 @@ def test_comments_of_a_prompt_file_are_no_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [
-        ("a cat --w 64 --h 96 --d 7", "has --w, --h, --d, which would be read as words"),
-        ("a cat --n blurry", "has --n, which"),
-        ("--n blurry", "has --n, which"),
+        ("a cat --w 64 --zz 96", "--zz is no flag of a prompt"),
+        ("a cat --ci x.png", "--ci is no flag of a prompt"),
+        ("a cat --w wide", "--w is 'wide'; it must be a number"),
+        ("a cat --w 8", "width is 8 in .*; it must be from 16 to 8192"),
+        ("--n blurry", "is no prompt, only flags"),
         ('{"prompt": "a cat"}', "is JSON. Write the prompt alone, one a line"),
     ],
 )

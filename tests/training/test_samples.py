@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from limner.assembly.resolve import resolve
@@ -31,6 +33,62 @@ def test_pictures_of_every_prompt(trainable_model, tmp_path):
         assert picture.size == (32, 32)
     assert told.lines == []
     assert not list(tmp_path.rglob(".*")), "no draft is left"
+
+
+def pictures(tiny_base, photos, recipe=None, **settings) -> list[np.ndarray]:
+    """Samples of a LoRA that is not zero, as the settings of [sample] say."""
+    sample = {"every": 0, "steps": 2, **settings}
+    resolved = resolve(wish(tiny_base, photos, sample=sample, **(recipe or {})))
+    model = TrainableModel(resolved, fill_cache(resolved, Told())[0])
+    generator = torch.Generator().manual_seed(1)
+    for weight in model.parameters:
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.2
+    return [np.asarray(image) for image in model.sample(len(prompts_of(resolved)))]
+
+
+def test_a_prompt_with_flags_is_sampled_by_them_and_the_others_as_ever(tiny_base, photos):
+    plain = pictures(tiny_base, photos, prompts=["one", "two"])
+    texts = ["one", "two --w 48 --h 16 --d 9 --s 3 --l 2", "two"]
+    own = pictures(tiny_base, photos, prompts=texts)
+    alone = pictures(
+        tiny_base, photos, prompts=["two"], width=48, height=16, seed=9, guidance=2.0, **{"steps": 3}
+    )
+    assert own[1].shape == (16, 48, 3) and np.array_equal(own[1], alone[0])
+    assert np.array_equal(own[0], plain[0])
+    assert not np.array_equal(own[2], plain[1]), "its seed is that of its place"
+
+
+def test_a_prompt_has_a_strength_and_a_negative_prompt_of_its_own(tiny_base, photos):
+    texts = [
+        "one --d 3",
+        "one --d 3 --am 0",
+        "one --d 3 --am 0.5",
+        "one --d 3 --l 4",
+        "one --d 3 --l 4 --n red",
+    ]
+    full, none, half, guided, led = pictures(tiny_base, photos, prompts=texts)
+    settings = {"every": 0, "steps": 2, "prompts": ["one"], "seed": 3}
+    resolved = resolve(wish(tiny_base, photos, sample=settings))
+    bare = TrainableModel(resolved, fill_cache(resolved, Told())[0])  # whose LoRA is zero
+    assert np.array_equal(none, np.asarray(bare.sample(1)[0]))
+    distances = [np.abs(image.astype(int) - none).mean() for image in (half, full)]
+    assert 0 < distances[0] < distances[1]
+    assert not np.array_equal(guided, led)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "changes"),
+    [
+        ("one --w 20", {}),
+        ("one --am 0.5", {"lora": {"kind": "dora"}}),
+        ("one --am 0.5", {"train": {"method": "full"}, "lora": {}}),
+        ("one --w 48", {"train": {"objective": "slider"}, "slider": {"positive": "red [neutral]"}}),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(tiny_base, photos, prompt, changes):
+    sample = {"every": 0, "prompts": [prompt]}
+    with raises(BadRecipe):
+        sample_prompts(resolve(wish(tiny_base, photos, sample=sample, **changes)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from math import ceil
 from limner.data.file_index import image_sizes
 from limner.data.order import CAPTION_PROMPTS, QUANTILES, SUBSET, held_out
 from limner.recipe.schema import Recipe
-from limner.recipe.toml import prompts
+from limner.recipe.toml import prompts, sample_lines
 from limner.run_folder import SLIDER_STRENGTHS
 
 IMAGES = 10
@@ -28,6 +28,23 @@ class Counts:
     """Samples generated in the course of the run."""
     validation_passes: int
     """Forward passes of one image for the validation loss."""
+
+
+def own_sizes(recipe: Recipe) -> list[tuple[int | None, int | None, float | None]]:
+    """Width, height and guidance that sample prompts have of their own."""
+    lines = (line for _, line in sample_lines(recipe) if line)
+    sizes = dict.fromkeys((line.width, line.height, line.guidance) for line in lines)
+    return [size for size in sizes if size != (None, None, None)]
+
+
+def largest_sample(recipe: Recipe, side: int, guidance: float | None) -> tuple[int, int, float | None]:
+    """Width and height of the sample with most pixels, and the strongest guidance of any."""
+    sample, prompt_sizes = recipe.sample, own_sizes(recipe)
+    standard = (sample.width or side, sample.height or side)
+    sizes = [standard, *((width or standard[0], height or standard[1]) for width, height, _ in prompt_sizes)]
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    scales = [value for value in (guidance, *(value for *_, value in prompt_sizes)) if value is not None]
+    return width, height, max(scales, default=None)
 
 
 def sizes_of_sets(recipe: Recipe) -> list[tuple[int, int]]:

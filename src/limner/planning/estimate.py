@@ -15,6 +15,7 @@ from limner.models.facts import is_tokenizer
 from limner.models.family import Family, SamplingParams
 from limner.models.loading import LOAD_ERRORS, shapes, skeleton
 from limner.models.source import Source
+from limner.planning.counts import largest_sample
 from limner.planning.dry_run import TraceSpec, machine_of
 from limner.planning.phases import outside
 from limner.planning.profile import Affine, OpCounts, Profile, Stage
@@ -46,10 +47,10 @@ def _estimate(request: ProfileRequest) -> Profile:
     )
     multiple = spec.family.multiple
     side = max(1, request.base.resolution // multiple) * multiple
-    width, height = sample.width or side, sample.height or side
     _, steps, guidance = sample_settings(recipe)
     if guidance is None and sample.base != "own":
         guidance = spec.family.guidance.off_at  # a distilled base samples in one pass
+    width, height, guidance = largest_sample(recipe, side, guidance)
     params = SamplingParams(width=width, height=height, steps=steps, guidance=guidance)
     phases = outside(spec, request.size, params=params, machine=machine_of(spec, trace_spec))
     batch_size = sampling.batch_size(params, spec.family)

@@ -5,6 +5,7 @@ from typing import Any
 
 from limner.assembly.base import ResolvedBase, sample_settings
 from limner.nn.memory.plan import Products
+from limner.planning.counts import own_sizes
 from limner.recipe.schema import Recipe
 
 
@@ -34,6 +35,7 @@ class ProfileRequest:
             **({"controls": self.base.controls} if self.base.controls else {}),
             **({"sampled": self.base.resolution} if len(self.base.sizes.resolutions) > 1 else {}),
             **({"inversion": _vectors(recipe)} if recipe.train.method == "inversion" else {}),
+            **({"samples": sizes} if (sizes := own_sizes(recipe)) else {}),
             "size": self.size,
             "compute": self.base.compute,
             "kind": self.base.kind,

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from limner.errors import BadRecipe
+from limner.imports import imported
 from limner.recipe import aliases
 
 SIZE = r"(?i)\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?)?\s*"
@@ -108,6 +109,20 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Shares = Annotated[tuple[Share, ...], Field(strict=False)]
 Size = Annotated[str, Field(json_schema_extra={"format": "size"}), AfterValidator(_possible_size)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
+
+
+def _as_text(value: Any) -> Any:
+    """Prompts that are tables, as texts with flags."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(
+        imported("limner.recipe.prompt_file:flags_of")(item) if isinstance(item, Mapping) else item
+        for item in value
+    )
+
+
+Prompts = Annotated[Names, BeforeValidator(_as_text)]
+"""Prompts, each with flags or without."""
 
 
 class OptionTable(dict[str, bool | int | float | str | tuple[float, ...]]):

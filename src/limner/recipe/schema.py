@@ -11,9 +11,9 @@ from limner.imports import imported
 from limner.recipe import contradictions, objectives
 from limner.recipe.fields import (
     ConceptType,
-    Names,
     PathField,
     Paths,
+    Prompts,
     Resolution,
     Section,
     Share,
@@ -182,10 +182,14 @@ class Sample(Section):
 
     every: Annotated[int, Field(ge=-1)] = 0
     """Steps between samples. 0: at the start and the end only. -1: never."""
-    prompts: Names = ()
-    """One image each; [trigger] stands for data.trigger. If there are none: captions of the folder."""
+    prompts: Prompts = ()
+    """One image each; [trigger] stands for data.trigger. If there are none: captions of the folder. A prompt
+    may end in flags of its own: --n negative prompt, --w width, --h height, --d seed, --s steps, --l
+    guidance, --am LoRA strength; or be a table with prompt, negative_prompt, width, height, seed, steps,
+    guidance, strength."""
     prompt_file: PathField | None = Field(default=None, examples=["prompts.txt"])
-    """A text file with one more prompt per line. Lines that begin with # or ; are comments."""
+    """A text file with one more prompt per line, with flags likewise. Lines that begin with # or ; are
+    comments."""
     base: Annotated[str, Field(min_length=1)] = "own"
     """The base whose denoiser generates the samples, with the LoRA in it: "own" is what is trained on; "twin"
     its distilled twin (krea2: krea2-turbo) with its own guidance and at most its few steps; or a base of the

@@ -6,14 +6,18 @@ import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limner.errors import BadRecipe
 from limner.files import human, real_path, user_path
+from limner.imports import imported
 from limner.recipe import aliases
 from limner.recipe.contradictions import OWNERS
 from limner.recipe.fields import Section
 from limner.recipe.schema import DataSet, ImagePair, Recipe
+
+if TYPE_CHECKING:
+    from limner.recipe.prompt_file import PromptLine
 
 PATHS = (
     *("data.images", "data.validation_images", "data.control", "data.masks", "data.cache"),
@@ -321,28 +325,34 @@ def json_schema() -> dict[str, Any]:
 
 PLACEHOLDER = re.compile(r"\[trigger\]|\{trigger\}", re.IGNORECASE)
 """What stands for the trigger, in captions and in prompts."""
-COMMENTS = ("#", ";", "//")
-"""What a line of a prompt file begins with that is no prompt."""
 FLAG = re.compile(r"(?:(?<=\s)|^)--[a-z]+(?=\s|$)")
 """An option in a prompt, as kohya's prompt files have them: ``--w 64 --n blurry``."""
 
 
 def prompts(recipe: Recipe) -> tuple[str, ...]:
+    """The texts of :func:`sample_lines`."""
+    return tuple(text for text, _ in sample_lines(recipe))
+
+
+def sample_lines(recipe: Recipe) -> tuple[tuple[str, "PromptLine | None"], ...]:
     """The prompts of the recipe, then those of its prompt file, with the trigger in place of "[trigger]".
 
-    Where several sets have triggers, such a prompt becomes one for each.
+    Where several sets have triggers, such a prompt becomes one for each. Beside each what its flags say; None
+    where it has none.
 
     Raises:
-        BadRecipe: The prompt file is missing, unreadable or empty, or a prompt is more than words.
+        BadRecipe: The prompt file is missing, unreadable or empty, or a prompt or a flag cannot be read.
     """
+    file = recipe.sample.prompt_file
     sources = [
         *(("sample.prompts", prompt) for prompt in recipe.sample.prompts),
-        *((f"sample.prompt_file {recipe.sample.prompt_file}", line) for line in _from_file(recipe)),
+        *((f"sample.prompt_file {file}", line) for line in _texts(file)),
     ]
+    lines = [(_line(prompt, source), prompt) for source, prompt in sources]
     return tuple(
-        text
-        for source, prompt in sources
-        for text in for_triggers(_plain(prompt, source), recipe.data.triggers)
+        (text, line)
+        for line, prompt in lines
+        for text in for_triggers(line.prompt if line else prompt, recipe.data.triggers)
     )
 
 
@@ -352,46 +362,23 @@ def for_triggers(prompt: str, triggers: Sequence[str]) -> tuple[str, ...]:
     return tuple(with_trigger(prompt, trigger) for trigger in wanted)
 
 
-def _plain(prompt: str, source: str) -> str:
-    """A prompt that is words alone.
+def _texts(file: Path | None) -> Sequence[str]:
+    return imported("limner.recipe.prompt_file:texts_of")(file) if file else ()
+
+
+def _line(prompt: str, source: str) -> "PromptLine | None":
+    """What the flags of a prompt say; None where it has none.
 
     Raises:
-        BadRecipe: It has the flags of other trainers in it, or is JSON: what they ask for would be painted as
-            words.
+        BadRecipe: A flag means nothing, or the prompt is JSON, which would be painted as words.
     """
-    if flags := list(dict.fromkeys(FLAG.findall(prompt))):
-        raise BadRecipe(
-            f"{source}: the prompt {prompt[:60]!r} has {', '.join(flags)}, which would be read as words. "
-            "Leave them out; sample.width, .height, .steps, .guidance and .seed hold for all prompts."
-        )
+    if FLAG.search(prompt):
+        return imported("limner.recipe.prompt_file:sample_line")(prompt, source)
     if prompt.startswith("{") and prompt.endswith("}") and '"' in prompt:
         raise BadRecipe(f"{source}: {prompt[:60]!r} is JSON. Write the prompt alone, one a line.")
-    return prompt
+    return None
 
 
 def with_trigger(prompt: str, trigger: str) -> str:
     """Put the trigger where "[trigger]" or "{trigger}" stands, and tidy the spaces."""
     return " ".join(PLACEHOLDER.sub(lambda _: trigger, prompt).split()).strip(" ,")
-
-
-def _from_file(recipe: Recipe) -> list[str]:
-    path = recipe.sample.prompt_file
-    if path is None:
-        return []
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()  # Windows begins texts with a mark
-    except FileNotFoundError as error:
-        raise BadRecipe(
-            f"sample.prompt_file is {path}, and there is no such file. Write one prompt per line into it, "
-            "or use sample.prompts."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise BadRecipe(f"sample.prompt_file {path} is not UTF-8 text. Save it as UTF-8.") from error
-    except OSError as error:
-        raise BadRecipe(
-            f"sample.prompt_file {path} cannot be read: {error.strerror}. Check the path."
-        ) from error
-    texts = [line.strip() for line in lines if line.strip() and not line.strip().startswith(COMMENTS)]
-    if not texts:
-        raise BadRecipe(f"sample.prompt_file {path} holds no prompt. Write one per line, or remove the key.")
-    return texts

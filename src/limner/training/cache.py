@@ -39,7 +39,7 @@ from limner.training.encode import Outputs, bytes_needed, fill, require_alike, s
 from limner.training.interrupt import Interrupt
 from limner.training.oom_fallback import OomFallback, Planner, oom_fallback_of, with_smaller_plans
 from limner.training.rows import Rows, caption_row, text_sees_controls
-from limner.training.samples import SamplePrompt, prompts_of, sample_prompts
+from limner.training.samples import SamplePrompt, negative_prompts, prompts_of, sample_prompts
 
 MEMORY_BYTES = 2**31
 """Bytes of frozen values held in memory while training; the rest is read again when it is drawn."""
@@ -178,15 +178,17 @@ def cache(
 
 
 def all_rows(resolved: Resolved) -> Rows:
-    """Rows of the training views, the validation views, the prompts, and the empty caption, in this order.
+    """Rows of the training views, the validation views, the prompts, and the negative ones, in this order.
 
-    Where text is read beside control images, there is an empty caption for each prompt, with its images.
+    Where text is read beside control images, there is a negative one for each prompt, with its images.
     """
     items = sample_prompts(resolved)
     rows = [caption_row(resolved, item.prompt, item.controls) for item in items]
     if resolved.recipe.sample.every != -1:
-        empties = items if text_sees_controls(resolved) else [SamplePrompt("")]
-        rows += [caption_row(resolved, "", item.controls) for item in empties]
+        if text_sees_controls(resolved):
+            rows += [caption_row(resolved, item.negative, item.controls) for item in items]
+        else:
+            rows += [caption_row(resolved, text) for text in negative_prompts(items)]
     return Rows(resolved, (*resolved.views, *resolved.held_out), rows)
 
 

@@ -35,7 +35,7 @@ from limner.nn.rng import Even, KeyedRng, to_device
 from limner.training.cache import Store, joined
 from limner.training.oom_fallback import release
 from limner.training.rows import text_values
-from limner.training.samples import prompt_groups
+from limner.training.samples import at_strength, images_of, prompt_groups, sample_prompts
 
 if TYPE_CHECKING:
     from limner.nn.memory.sharding import Sharding
@@ -280,11 +280,19 @@ class TrainableModel:
     @torch.no_grad()
     def sample(self, prompts: int) -> list[Image.Image]:
         """A picture for each of the run's prompts, by the family's stock sampler."""
-        resolved, sample_config = self.resolved, self.resolved.recipe.sample
-        base = resolved.sample_base
+        resolved, base = self.resolved, self.resolved.sample_base
+        sample_config = resolved.recipe.sample
         first = len(resolved.views) + len(resolved.held_out)
         select = self._select if sample_config.lora_on == "positive" else None
-        texts = self.at_strengths(range(first, first + prompts), lambda rows: [*map(self._text, rows)])
+        items = sample_prompts(resolved)
+        adapter_models = [self.models[name] for name in resolved.first_layers]
+        texts = self.at_strengths(
+            range(first, first + prompts),
+            lambda rows: [
+                at_strength(adapter_models, items[n - first].own_strength, partial(self._text, n))
+                for n in rows
+            ],
+        )
         with self.bare() if select else nullcontext():
             empties = [self._text(row) for row in range(first + prompts, len(self.store.rows))]
         models = dict(self.models)
@@ -310,15 +318,12 @@ class TrainableModel:
                 values = self.store.drawn([resolved.measured(0)], resolved.device)
                 resolved.spec.trainable.show(self.live_units, self.models, values, self.assembly.denoiser)
             models |= {resolved.family.denoiser: self.assembly.denoiser, **negative_model}
+            generate = partial(sampling.sample_images, resolved.family, base.source, models, select=select)
             return self.at_strengths(
                 texts,
-                lambda texts: [
-                    image
-                    for group, empty, params in prompt_groups(resolved, texts, empties, sampling_params)
-                    for image in sampling.sample_images(
-                        resolved.family, base.source, models, group, empty, params, select
-                    )
-                ],
+                lambda texts: images_of(
+                    prompt_groups(resolved, texts, empties, sampling_params), items, adapter_models, generate
+                ),
             )
 
     def _negative_model(self, params: SamplingParams) -> AbstractContextManager[Mapping[str, nn.Module]]:

@@ -3,17 +3,17 @@
 Sampling is never able to end the training. Control images are inputs of the graph as well, by cache key.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from limner.assembly.resolve import Resolved
 from limner.data.control import ControlFit, ControlImage, read_controls, view_of_control
@@ -27,15 +27,19 @@ from limner.files import atomic_write
 from limner.graph.cache import text_cache_key
 from limner.models.family import SamplingParams
 from limner.nn import distributed
-from limner.recipe.toml import prompts
+from limner.nn.layers import lora
+from limner.recipe.schema import Recipe
+from limner.recipe.toml import sample_lines
 from limner.reporter import Reporter
 from limner.run_folder import SLIDER_STRENGTHS, STRENGTH, RunDir
 
 if TYPE_CHECKING:
+    from limner.recipe.prompt_file import PromptLine
     from limner.training.model import TrainableModel
 
 Text = Mapping[str, Tensor]
 """What the denoiser reads of a prompt."""
+T = TypeVar("T")
 PIXELS = 1
 """Bumped when other pixels are made of a control image: part of its cache key."""
 
@@ -93,6 +97,28 @@ class SamplePrompt:
     """The image of the folder that it could become, where the control images are that image's."""
     strength: int | None = None
     """Of a slider: the strength that it is generated at."""
+    flags: "PromptLine | None" = None
+    """What its line says of itself; None: it is generated as all others are."""
+
+    @property
+    def own_strength(self) -> float:
+        """What the LoRA is multiplied by."""
+        return 1.0 if self.flags is None or self.flags.strength is None else self.flags.strength
+
+    @property
+    def negative(self) -> str:
+        """What guidance leads away from."""
+        return (self.flags and self.flags.negative_prompt) or ""
+
+    def settings(self, params: SamplingParams, number: int) -> SamplingParams:
+        """How it is generated, the ``number``-th of the prompts."""
+        flags = self.flags
+        values = (
+            {key: getattr(flags, key) for key in ("width", "height", "steps", "guidance")} if flags else {}
+        )
+        changes = {key: value for key, value in values.items() if value is not None}
+        seed = params.seed + number if flags is None or flags.seed is None else flags.seed
+        return replace(params, **changes, seed=seed)
 
     @property
     def label(self) -> str:
@@ -114,7 +140,9 @@ def sample_prompts(resolved: Resolved) -> list[SamplePrompt]:
     """
     if resolved.recipe.sample.every == -1:
         return []
-    texts, count = prompts(resolved.recipe), resolved.spec.controls
+    lines, count = sample_lines(resolved.recipe), resolved.spec.controls
+    texts = [text for text, _ in lines]
+    _require_possible(resolved, [flags for _, flags in lines if flags])
     if resolved.recipe.train.objective == "slider":
         return [
             SamplePrompt(text, strength=strength)
@@ -123,18 +151,68 @@ def sample_prompts(resolved: Resolved) -> list[SamplePrompt]:
         ]
     recipe_controls = _named(resolved, len(texts))
     if not count:
-        return [SamplePrompt(text) for text in texts or _captions(resolved)]
+        return [SamplePrompt(text, flags=flags) for text, flags in lines] or [
+            SamplePrompt(text) for text in _captions(resolved)
+        ]
     if recipe_controls:
-        return [SamplePrompt(text, controls) for text, controls in zip(texts, recipe_controls, strict=True)]
+        return [
+            SamplePrompt(text, controls, flags=flags)
+            for (text, flags), controls in zip(lines, recipe_controls, strict=True)
+        ]
     examples = _examples(resolved)
     if not texts:
         pairs = examples[:CAPTION_PROMPTS]
         return [SamplePrompt(example.captions[0], example.controls, example) for example in pairs]
     return [
-        SamplePrompt(text, example.controls)
-        for number, text in enumerate(texts)
+        SamplePrompt(text, example.controls, flags=flags)
+        for number, (text, flags) in enumerate(lines)
         for example in [examples[number % len(examples)]]
     ]
+
+
+def _require_possible(resolved: Resolved, flag_sets: "Sequence[PromptLine]") -> None:
+    """Raise ``BadRecipe`` where flags of prompts ask for what this run cannot do."""
+    recipe, multiple = resolved.recipe, resolved.family.multiple
+    if flag_sets and recipe.train.objective == "slider":
+        raise BadRecipe(
+            'A sample prompt has flags, and train.objective is "slider", whose samples differ in strength '
+            "alone. Remove them; sample.width, .height, .steps, .guidance and .seed hold for all."
+        )
+    for flags in flag_sets:
+        if flags.strength is not None and (reason := _fixed_strength(recipe)):
+            raise BadRecipe(
+                f"The sample prompt {flags.prompt[:60]!r} asks for strength {flags.strength:g}, and "
+                f"{reason}. Remove it."
+            )
+        for side in (flags.width, flags.height):
+            if side and side % multiple:
+                raise BadRecipe(
+                    f"The sample prompt {flags.prompt[:60]!r} asks for {side} pixels, and sides of "
+                    f"{resolved.family.name} are multiples of {multiple}. "
+                    f"Set {-(-side // multiple) * multiple}."
+                )
+
+
+def _fixed_strength(recipe: Recipe) -> str:
+    """Why what is trained has one strength only; "" where it may be multiplied."""
+    if recipe.train.method == "full" or (recipe.trains_words and not recipe.inversion.with_lora):
+        return f'train.method "{recipe.train.method}" trains no LoRA'
+    if recipe.train.method == "instant":
+        return 'train.method "instant" trains a predictor'
+    return 'lora.kind is "dora", which is not linear in it' if recipe.lora.kind == "dora" else ""
+
+
+def at_strength(models: Iterable[nn.Module], strength: float, compute: Callable[[], T]) -> T:
+    """What is computed with the adapters of some models at a strength."""
+    if strength == 1.0:
+        return compute()
+    try:
+        for model in models:
+            lora.turn(model, strength)
+        return compute()
+    finally:
+        for model in models:
+            lora.turn(model, 1.0)
 
 
 def shown_images(resolved: Resolved, item: SamplePrompt) -> tuple[Image.Image, ...]:
@@ -153,27 +231,54 @@ def prompt_groups(
 ) -> Iterator[tuple[Sequence[Text], Text, SamplingParams]]:
     """Prompts that are sampled in one call, with what guidance leads away from and how.
 
-    All in one; one by one beside control images, each in the shape of its first, unless the recipe says
-    its size.
+    All in one; one by one where a prompt has flags, and beside control images, each in the shape of its
+    first, unless the recipe says its size.
     """
-    if not resolved.spec.controls:
+    items = sample_prompts(resolved)[: len(texts)]
+    negatives = negative_prompts(items)
+    sample_config = resolved.recipe.sample
+    if not resolved.spec.controls and not any(item.flags for item in items):
         yield texts, empties[0], params
         return
-    sample_config = resolved.recipe.sample
-    for number, item in enumerate(sample_prompts(resolved)[: len(texts)]):
+    for number, item in enumerate(items):
+        if not resolved.spec.controls:
+            empty = empties[negatives.index(item.negative)]
+            yield [texts[number]], empty, item.settings(params, number)
+            continue
         control_images = shown_images(resolved, item)
         width, height = closest(*control_images[0].size, resolved.base.sizes.buckets)
         yield (
             [texts[number]],
-            empties[number % len(empties)],
-            replace(
-                params,
-                controls=control_images,
-                width=sample_config.width or width,
-                height=sample_config.height or height,
-                seed=params.seed + number,
+            empties[number % len(empties) if len(empties) == len(items) else negatives.index(item.negative)],
+            item.settings(
+                replace(
+                    params,
+                    controls=control_images,
+                    width=sample_config.width or width,
+                    height=sample_config.height or height,
+                ),
+                number,
             ),
         )
+
+
+def images_of(
+    groups: Iterable[tuple[Sequence[Text], Text, SamplingParams]],
+    items: Sequence[SamplePrompt],
+    models: Sequence[nn.Module],
+    generate: Callable[[Sequence[Text], Text, SamplingParams], Sequence[Image.Image]],
+) -> list[Image.Image]:
+    """The pictures of :func:`prompt_groups`, with the adapters of ``models`` at each prompt's strength."""
+    return [
+        image
+        for group, item in zip(groups, items, strict=False)  # one group may hold all
+        for image in at_strength(models, item.own_strength, partial(generate, *group))
+    ]
+
+
+def negative_prompts(items: Sequence[SamplePrompt]) -> list[str]:
+    """What guidance leads away from in some prompt; the empty caption first, which is always there."""
+    return list(dict.fromkeys(["", *(item.negative for item in items)]))
 
 
 def prompts_of(resolved: Resolved) -> list[str]:
