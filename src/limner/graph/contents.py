@@ -25,6 +25,7 @@ OTHER = {
     "fingerprints": "hashes of weight files; computed again when they are missing",
     "captions": "how many captions of large folders are too long; counted again when missing",
     "images": "hashes and sizes of images in large folders; read again when they are missing",
+    "scratch": "folders that are being uploaded or read by processes; empty when nothing runs",
 }
 """The other folders of Limner in the user's cache, and what they hold."""
 

@@ -1,8 +1,10 @@
 """Several processes as one: shares of the work, and sums that do not depend on who did what."""
 
+import atexit
 import os
 import re
 import socket
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from limner.errors import ProcessLost, first_line
 
 T = TypeVar("T")
+_lost = threading.Event()
+"""Set once another process could not be reached."""
 
 
 def rank() -> int:
@@ -128,6 +132,7 @@ def reaching_all() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        _lost.set()
         raise ProcessLost(
             f"Another process of this run has ended or cannot be reached ({first_line(error)}). Its own line "
             "says why; the same command goes on from the newest checkpoint."
@@ -224,6 +229,16 @@ def start() -> None:
                 f"{os.environ.get('MASTER_ADDR', 'MASTER_ADDR')} ({first_line(error)}). Start as many, see "
                 "that each machine reaches that address, and name the network to use with GLOO_SOCKET_IFNAME."
             ) from error
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Part from the others at the end of the process, and wait for gloo's threads, which crash it else.
+
+    Not where one of them is gone: there is nobody to part from, and to wait could take half an hour.
+    """
+    if distributed.is_initialized() and not _lost.is_set():
+        distributed.destroy_process_group()
 
 
 def _is_one_of_several_machines() -> bool:
