@@ -190,7 +190,7 @@ INSTEAD: Mapping[str, str] = {
     "masked_loss": """Set data.masks: a folder (conditioning_data_dir), "sidecar", or "alpha". What black
         counts is train.mask_floor.""",
     "normalize_masked_area_loss": "The weights of each image have a mean of 1 always.",
-    "validation_negative_prompt": "Samples have none while it trains; limner generate has --negative-prompt.",
+    "validation_negative_prompt": "Write it behind a prompt of sample.prompts: a cat --n blurry.",
     "config": "Write the keys themselves: this is the recipe.",
 }
 """A key of theirs -> what to do here, where ours has another unit or another shape."""
