@@ -80,6 +80,7 @@ def test_a_prompt_has_a_strength_and_a_negative_prompt_of_its_own(tiny_base, pho
     ("prompt", "changes"),
     [
         ("one --w 20", {}),
+        ("one --n red --l 1", {}),
         ("one --am 0.5", {"lora": {"kind": "dora"}}),
         ("one --am 0.5", {"train": {"method": "full"}, "lora": {}}),
         ("one --w 48", {"train": {"objective": "slider"}, "slider": {"positive": "red [neutral]"}}),

@@ -184,6 +184,11 @@ def _require_possible(resolved: Resolved, flag_sets: "Sequence[PromptLine]") -> 
                 f"The sample prompt {flags.prompt[:60]!r} asks for strength {flags.strength:g}, and "
                 f"{reason}. Remove it."
             )
+        base = resolved.sample_base
+        guidance = base.guidance if flags.guidance is None else flags.guidance
+        if flags.negative_prompt:
+            option = f"--n of the sample prompt {flags.prompt[:60]!r}"
+            resolved.family.require_negative_pass(base.source, guidance, option)
         for side in (flags.width, flags.height):
             if side and side % multiple:
                 raise BadRecipe(
