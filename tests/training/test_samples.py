@@ -7,6 +7,7 @@ from PIL import Image
 
 from limner.assembly.resolve import resolve
 from limner.errors import BadCache, BadRecipe
+from limner.recipe import Recipe
 from limner.run_folder import RunDir
 from limner.training import samples as module
 from limner.training.cache import fill_cache
@@ -82,14 +83,14 @@ def test_a_prompt_has_a_strength_and_a_negative_prompt_of_its_own(tiny_base, pho
         ("one --w 20", {}),
         ("one --n red --l 1", {}),
         ("one --am 0.5", {"lora": {"kind": "dora"}}),
-        ("one --am 0.5", {"train": {"method": "full"}, "lora": {}}),
+        ("one --am 0.5", {"train": {"method": "full"}}),
         ("one --w 48", {"train": {"objective": "slider"}, "slider": {"positive": "red [neutral]"}}),
     ],
 )
 def test_flags_that_cannot_be_are_refused(tiny_base, photos, prompt, changes):
-    sample = {"every": 0, "prompts": [prompt]}
+    sections = {"data": {"images": photos}, "sample": {"prompts": (prompt,)}, **changes}
     with raises(BadRecipe):
-        sample_prompts(resolve(wish(tiny_base, photos, sample=sample, **changes)))
+        sample_prompts(resolve(Recipe.model_validate({"base": str(tiny_base), **sections})))
 
 
 @pytest.mark.parametrize(
