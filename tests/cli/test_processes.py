@@ -5,8 +5,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -154,6 +156,30 @@ def test_processes_whose_parent_lives_go_on():
         [sys.executable, "-c", code], env=child, capture_output=True, text=True, check=True
     )
     assert "limner-parent" in outcome.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process keeps the number of its parent there")
+def test_processes_of_a_torchrun_that_was_killed_end():
+    code = (
+        "import time; from limner.cli.processes import end_with_parent as end; end(0.01); "
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    launcher = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
+        "stdout=subprocess.PIPE, stderr=subprocess.DEVNULL); child.stdout.readline(); print(child.pid)"
+    )
+    names = {name: value for name, value in os.environ.items() if name != PARENT}
+    done = subprocess.run(
+        [sys.executable, "-c", launcher, code],
+        env={**names, "TORCHELASTIC_RUN_ID": "none"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    child = int(done.stdout)
+    with suppress(psutil.Error):  # it may be gone already; its code would run for ten minutes
+        psutil.Process(child).wait(300)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

@@ -28,6 +28,8 @@ GRACE = 30.0
 PATIENCE = 1.0
 """Seconds before they are asked to: what fails in all of them each says by itself, the first one aloud."""
 INTERVAL = 0.05
+ELASTIC = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun, and by ``accelerate launch`` for several processes."""
 FLAG = "--processes"
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
@@ -118,11 +120,14 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def end_with_parent(interval: float = 1.0) -> None:
-    """Let this process save and end when the one that started it with ``--processes`` is gone.
+    """Let this process save and end when the one that started it, by ``--processes`` or as torchrun, is gone.
 
-    Without it several processes would go on that nobody sees any more.
+    Without it several processes would go on that nobody sees any more: torchrun cannot end its own when it is
+    killed.
     """
     words = os.environ.get(PARENT, "").split()
+    if not words and ELASTIC in os.environ and os.name == "posix":
+        words = [str(os.getppid()), "0"]
     if len(words) == 2:
         parent = int(words[0]), float(words[1])
         threading.Thread(target=_watch, args=(*parent, interval), name="limner-parent", daemon=True).start()
