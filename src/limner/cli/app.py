@@ -19,7 +19,7 @@ from limner.cli.export import export
 from limner.cli.generate import generate
 from limner.cli.launch import launch
 from limner.cli.options import Events, Json, Option, Out, Target, example, recipe_options, taking
-from limner.cli.processes import end_with_parent, require_room, train_together
+from limner.cli.processes import end_with_parent, leave_others, require_room, train_together
 from limner.cli.publish import publish
 from limner.cli.session import session
 from limner.errors import BadUsage, DoesNotFit, LimnerError
@@ -258,7 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     segments.configure()
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn of is for programmers: python -W default
-    sys.exit(_status(line))
+    status = _status(line)
+    if "RANK" in os.environ:
+        leave_others(status)
+    sys.exit(status)
 
 
 def _verb(arguments: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ They are told of each other as ``torchrun`` does it, by the environment. Unlike 
 run is one line, and its exit code is that of the process that failed first.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -151,6 +152,20 @@ def _lives(pid: int, start: float) -> bool:
         return abs(process.create_time() - start) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def leave_others(status: int) -> None:
+    """End this process where it has trained with others; else return.
+
+    What Python has to do at its end is done; what C++ would do after it is not: threads of torch's that still
+    run then abort the process, at times, whose work is done.
+    """
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def free_port() -> int:
