@@ -7,7 +7,6 @@ from pathlib import Path
 from limner.errors import BadUsage
 from limner.lora import embeddings
 from limner.lora.embeddings import ONLY
-from limner.lora.metadata import header
 from limner.models.facts import FamilyFacts
 from limner.run_folder import RunDir
 
@@ -19,7 +18,6 @@ class PublishedWord:
     word: str
     vectors: int
     """In each text encoder."""
-    steps: str
     encoders: tuple[tuple[str, str], ...]
     """Text encoder of the pipeline, and the key of its vectors in the file for diffusers."""
     diffusers: Path
@@ -75,7 +73,6 @@ def word_of(run: RunDir, family: FamilyFacts) -> PublishedWord:
     return PublishedWord(
         word=embedding.word,
         vectors=embedding.count,
-        steps=header(run.embedding_path).metadata.get("ss_steps", ""),
         encoders=tuple(
             (encoder, key or ONLY)
             for encoder, key in family.embeddings.items()
