@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,23 @@ def test_many_pictures_are_read_in_groups_and_joined(predictor, pictures, tiny_b
     smaller = made([pictures], tiny_base, tmp_path / "b.safetensors", predictor, rank=2)
     assert smaller.rank == 2 and 0 < smaller.energy < 1
     assert [len(group) for group in grouped(images[:8])] == [8]
+
+
+def test_a_cut_keeps_the_first_ranks_of_a_nested_prediction(predictor, pictures, tiny_base, tmp_path):
+    network = Predictor.load(predictor)
+    network.config = replace(network.config, nested=True)
+    network.save(tmp_path / "nested.safetensors", {})
+    paths = sorted(pictures.iterdir())[:3]
+    report = made(paths, tiny_base, tmp_path / "a.safetensors", tmp_path / "nested.safetensors", rank=1)
+    wanted = Predictor.load(predictor).predict([read_image(path) for path in paths])
+    adapter = file.read(tmp_path / "a.safetensors").components["transformer"]
+    for layer, (down, up) in wanted.items():
+        assert torch.allclose(adapter[layer].dense(), (up[:, :1] @ down[:1]).double(), atol=1e-6)
+    assert report.rank == 1 and 0 < report.energy < 1
+    # joined groups are in no order: the nearest LoRA it is
+    report = made([pictures], tiny_base, tmp_path / "b.safetensors", tmp_path / "nested.safetensors", rank=2)
+    plain = made([pictures], tiny_base, tmp_path / "c.safetensors", predictor, rank=2)
+    assert report.energy == plain.energy
 
 
 def test_experts_are_added_up_along_the_rank(predictor, pictures, tiny_base, tmp_path):

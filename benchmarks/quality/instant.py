@@ -11,7 +11,7 @@ are the same for all; intervals are bootstrapped over styles.
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,8 @@ def measure(bench: Bench, predictor: Predictor, file: Path) -> dict[str, Any]:
             }
     pairs = predicted(bench, predictor, 8)
     figures["conditional"] = conditional(bench, pairs, before)
-    figures["re-rank"] = reranked(bench, pairs, before)
+    figures["re-rank"] = reranked(bench, pairs, before, cut)
+    figures["first ranks"] = reranked(bench, pairs, before, first_ranks)
     figures["judge"] = judge_figures(bench, pairs, predictor.config)
     figures["judge"] |= {f"scratch at 300, {word}": row for word, row in _judge_means(bench, scratch).items()}
     figures["start"] = start_figures(bench, pairs, best)
@@ -244,15 +245,25 @@ def _flat(pairs: Pairs) -> dict[str, Tensor]:
     return {f"{name}.{side}": pair[side].contiguous() for name, pair in pairs.items() for side in (0, 1)}
 
 
-def reranked(bench: Bench, pairs: Mapping[str, Pairs], before: Mapping[str, float]) -> dict[int, float]:
+def reranked(
+    bench: Bench,
+    pairs: Mapping[str, Pairs],
+    before: Mapping[str, float],
+    smaller: Callable[[Pairs, int], Pairs],
+) -> dict[int, float]:
     """Rank -> share of the gain that is kept."""
     full = bench.losses(pairs)
     whole = sum(before[name] - full[name] for name in full)
     shares = {}
     for rank in (1, 2, 4):
-        losses = bench.losses({name: cut(lora, rank) for name, lora in pairs.items()})
+        losses = bench.losses({name: smaller(lora, rank) for name, lora in pairs.items()})
         shares[rank] = round(sum(before[name] - losses[name] for name in losses) / whole, 4)
     return shares
+
+
+def first_ranks(pairs: Pairs, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """What ``limner instant --rank`` keeps of a nested prediction."""
+    return {name: (down[:, :rank], up[..., :rank]) for name, (down, up) in pairs.items()}
 
 
 def judge_figures(bench: Bench, pairs: Mapping[str, Pairs], config: PredictorConfig) -> dict[str, Any]:

@@ -96,6 +96,8 @@ class Prediction:
     predictor: str
     sha256: str
     similarity: float
+    nested: bool = False
+    """Whether its ranks are in the order of what they give."""
     strength: float = 1.0
     """That images are generated at; a training that starts from it starts at 1, where the loss is least."""
 
@@ -132,7 +134,7 @@ def instant(
     prediction = predict_experts(ReferenceImages(paths, options.encoders), source, family, options, reporter)
     adapter, energy = prediction.at_strength(options.strength), 1.0
     if options.rank is not None:
-        adapter, energy = cut(adapter, options.rank)
+        adapter, energy = cut(adapter, options.rank, nested=prediction.nested)
     components = {family.denoiser: adapter}
     architecture, version = family.model_spec(source)
     side = shape_at(source, family).resolution
@@ -230,7 +232,15 @@ def predict(
         hints = SamplingHints(lora_on="positive", guidance=predictor.config.guidance)
     weights_path = path / FILE if path.is_dir() else path
     sha256 = sha256_file(weights_path)
-    return Prediction(adapter, hints, title, sha256, similarity, predictor.config.strength)
+    return Prediction(
+        adapter,
+        hints,
+        title,
+        sha256,
+        similarity,
+        nested=predictor.config.nested and len(groups) == 1,
+        strength=predictor.config.strength,
+    )
 
 
 def _of_published(  # noqa: PLR0913  what is read, for what, by what

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,6 +100,26 @@ def test_a_batch_serves_two_steps_with_other_noise(parts, batches, tmp_path, loo
     first, second, third = calls[:3]
     assert torch.equal(first[0], second[0]) and not torch.equal(second[0], third[0])
     assert not torch.equal(first[1], second[1]) and not torch.equal(first[2], second[2])
+
+
+def test_some_steps_see_the_first_ranks_alone(parts, batches, tmp_path, looked_at, monkeypatch):
+    looked_at(40)
+    ranks = []
+
+    def bind(model, pairs):
+        ranks.append(
+            {down.shape[1] for down, _ in pairs.values()} | {up.shape[2] for _, up in pairs.values()}
+        )
+        per_sample_bind(model, pairs)
+
+    per_sample_bind = make_instant.per_sample.bind
+    monkeypatch.setattr(make_instant.per_sample, "bind", bind)
+    train(training(parts, tmp_path, replace(CONFIG, cut_share=0.5)), parts, batches, lambda state: {})
+    assert all(rank in ({1}, {2}) for rank in ranks) and {1} in ranks and {2} in ranks
+    ranks.clear()
+    looked_at(20)
+    train(training(parts, tmp_path / "b", replace(CONFIG, cut_share=0.0)), parts, batches, lambda state: {})
+    assert ranks and all(rank == {2} for rank in ranks)
 
 
 def test_the_embedded_base_takes_the_predicted_layers():

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from limner.bases.style_kinds import COLOURINGS, FINISHES, SHAPES
-from limner.bases.styles import HANDS, HELD_OUT_KINDS, PLAIN, WEIGHTS, draw, render
+from limner.bases.styles import (
+    HANDS,
+    HELD_OUT_KINDS,
+    PLAIN,
+    WEIGHTS,
+    WIDER_FINISHES,
+    draw,
+    render,
+    widened,
+)
 
 
 def drawings() -> torch.Tensor:
@@ -17,7 +26,8 @@ def drawings() -> torch.Tensor:
 def test_every_kind_that_is_drawn_can_be_rendered():
     assert set(WEIGHTS["shape"]) - {"keep"} == set(SHAPES)
     assert set(WEIGHTS["colour"]) - {"keep", "mix"} == set(COLOURINGS)
-    assert set(WEIGHTS["finish"]) - {"none"} | set(HELD_OUT_KINDS) == set(FINISHES)
+    assert set(WEIGHTS["finish"]) - {"none"} | {*HELD_OUT_KINDS, *WIDER_FINISHES} == set(FINISHES)
+    assert not set(HELD_OUT_KINDS) & {*WIDER_FINISHES, *WEIGHTS["finish"]}
     assert all(PLAIN[stage] in weights for stage, weights in WEIGHTS.items())
 
 
@@ -40,6 +50,21 @@ def test_kinds_that_are_held_out_come_only_when_asked_for():
     assert not any(draw(seed).kinds["finish"] in HELD_OUT_KINDS for seed in range(3000))
     for kind in HELD_OUT_KINDS:
         assert draw(3, kind).kinds["finish"] == kind
+
+
+def test_training_draws_further_finishes_that_the_exam_never_has():
+    styles = [draw(seed) for seed in range(3000)]
+    assert not any(style.kinds["finish"] in WIDER_FINISHES for style in styles)
+    assert [widened(style, 0.0) for style in styles[:50]] == styles[:50]
+    wider = [widened(style, 0.3) for style in styles]
+    finishes = Counter(style.kinds["finish"] for style in wider)
+    assert sum(finishes[kind] for kind in WIDER_FINISHES) / 3000 == pytest.approx(0.3, abs=0.03)
+    assert all(finishes[kind] > 40 for kind in WIDER_FINISHES)
+    unchanged = [a == b for a, b in zip(styles, wider, strict=True)]
+    assert sum(unchanged) / 3000 == pytest.approx(0.7, abs=0.03)
+    number = unchanged.index(False)
+    assert wider[number] == widened(styles[number], 0.3)
+    assert (wider[number].colours, wider[number].numbers) == (styles[number].colours, styles[number].numbers)
 
 
 @pytest.mark.parametrize("seed", range(40))

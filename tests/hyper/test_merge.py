@@ -49,6 +49,19 @@ def test_cut_is_the_best_of_its_rank_and_says_what_is_kept():
     assert energy == pytest.approx(kept / whole, abs=1e-6) and energy < 0.99
 
 
+def test_nested_ranks_are_cut_from_the_end():
+    adapter = join([prediction(0)], [1.0])
+    smaller, energy = cut(adapter, 3, nested=True)
+    residual = whole = 0.0
+    for layer, factors in adapter.items():
+        wanted = factors.up.double()[:, :3] @ factors.down.double()[:3]
+        assert torch.allclose(smaller[layer].dense(), wanted) and smaller[layer].rank == 3
+        residual += float((factors.dense() - wanted).square().sum())
+        whole += float(factors.dense().square().sum())
+    assert energy == pytest.approx(1 - residual / whole, abs=1e-6)
+    assert energy < cut(adapter, 3)[1]  # in energy nothing is nearer than the SVD
+
+
 @pytest.mark.parametrize("rank", [0, 9])
 def test_a_rank_that_cannot_be_is_told(rank):
     with raises(BadUsage):

@@ -73,6 +73,11 @@ class InstantConfig:
     """Of the times: ground and palette are settled in noise."""
     decay: float = 0.998
     """Of the moving average of the weights, which is what ships."""
+    wider: float = 0.3
+    """Share of styles with a finish that the exam's styles never have, held-out kinds apart."""
+    cut_share: float = 0.5
+    """Of the steps: what is written is cut to its first ranks, so that a cut LoRA keeps most of the style
+    (nested dropout: Rippel et al., arXiv:1402.0915)."""
     seed: int = 0
 
 
@@ -100,7 +105,7 @@ class Training:
     def start(cls, before: Path, config: InstantConfig, folder: Path) -> "Training":
         """Go on from the predictor and the record in the folder ``before``; the optimizer begins anew."""
         training = cls(Predictor.load(before).train().requires_grad_(), config, folder)
-        training.predictor.config = replace(training.predictor.config, **USE)
+        training.predictor.config = replace(training.predictor.config, nested=config.cut_share > 0, **USE)
         record = json.loads((before / RECORD).read_text(encoding="utf-8"))
         training.step, training.seconds, training.rows = record["steps"], record["seconds"], record["rows"]
         training.first_step = training.step
@@ -214,6 +219,9 @@ def _losses(
         noise = torch.randn(batch.latents.shape, generator=draw)
         alone = clock.seconds() < config.static_minutes * 60
         pairs = predictor.static(config.styles) if alone else predictor(batch.references)
+        if torch.rand((), generator=draw) < config.cut_share:
+            rank = int(torch.randint(1, predictor.config.rank, (), generator=draw))
+            pairs = {name: (down[:, :rank], up[..., :rank]) for name, (down, up) in pairs.items()}
         per_sample.bind(models["transformer"], pairs)
         yield instant_exam.losses(models, batch.latents, noise, times, batch.text).mean()
 
@@ -260,9 +268,17 @@ def main() -> None:
     if args.start:
         training = Training.start(args.start, config, args.out)
     else:
-        training = Training(Predictor(PredictorConfig(base=facts["name"], targets=targets)), config, args.out)
+        sizes = PredictorConfig(base=facts["name"], targets=targets, nested=config.cut_share > 0)
+        training = Training(Predictor(sizes), config, args.out)
     training.resume()
-    batches = Batches(drawings, models, styles=config.styles, targets=config.targets, seed=config.seed)
+    batches = Batches(
+        drawings,
+        models,
+        styles=config.styles,
+        targets=config.targets,
+        seed=config.seed,
+        wider=config.wider,
+    )
     styles = instant_exam.exam(art, drawings, models, new=6, kinds=1)
     judge = Judge.load()
 

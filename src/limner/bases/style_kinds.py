@@ -273,6 +273,62 @@ def _hatch(x: Tensor, c: Colours, u: Numbers) -> Tensor:
     return torch.lerp(c[1] * 0.25 + 0.75, c[0] * 0.4, torch.maximum(torch.maximum(first, second), lines))
 
 
+def _solarise(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    del c
+    return torch.where(x > 0.35 + 0.4 * u[0], 1 - x, x)
+
+
+def _duotone(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    tone = grey(x) if u[0] < 0.5 else 1 - grey(x)
+    return torch.lerp(c[0] * 0.6, c[1] * 0.6 + 0.4, tone ** (0.6 + u[1]))
+
+
+def _scan_lines(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    rows = torch.arange(x.shape[-1]) % (2 + int(3 * u[0])) == 0
+    return torch.lerp(x, (c[6] * 0.4).expand_as(x), rows.float()[:, None] * (0.4 + 0.5 * u[1]))
+
+
+def _mosaic(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    size = 3 + int(3 * u[0])
+    tiles = F.interpolate(F.avg_pool2d(x, size, ceil_mode=True), scale_factor=size)
+    joints = (torch.arange(tiles.shape[-1]) % size == 0).float()
+    image = torch.lerp(tiles, c[6].expand_as(tiles), torch.maximum(joints[:, None], joints) * 0.7)
+    return image[..., : x.shape[-2], : x.shape[-1]]
+
+
+def _steps(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    levels = 1 + int(2 * u[0])
+    return torch.lerp((x * levels).round() / levels, c[6].expand_as(x), 0.35 * u[1])
+
+
+def _glass(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    """Every block of pixels is read from a little beside it."""
+    del c
+    size = 8 + int(16 * u[0])
+    shift = torch.randn(1, 2, size, size, generator=torch.Generator().manual_seed(int(u[1] * 2**31)))
+    line = torch.linspace(-1, 1, x.shape[-1])
+    rows, columns = torch.meshgrid(line, line, indexing="ij")
+    grid = torch.stack([columns, rows], -1)[None] + 0.05 * F.interpolate(shift, x.shape[-2:]).movedim(1, -1)
+    return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), padding_mode="border", align_corners=True)
+
+
+def _speckle(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    """Grains of the picture's own colours, all of one tint or each of its own."""
+    side, channels = x.shape[-1], 3 if u[1] < 0.5 else 1
+    dice = torch.Generator().manual_seed(int(u[0] * 2**31))
+    grain = torch.randn(1, channels, side, side, generator=dice) * (0.1 + 0.15 * u[1])
+    return (x + grain * (0.5 + c[6])).clamp(0, 1)
+
+
+def _ghost(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    return torch.lerp(x, x.roll((1 + int(4 * u[0]), 2 + int(4 * u[1])), (2, 3)) * c[6], 0.45)
+
+
+def _sharp(x: Tensor, c: Colours, u: Numbers) -> Tensor:
+    del c
+    return (x + (1.5 + 2 * u[0]) * (x - blur(x, 5))).clamp(0, 1)
+
+
 FINISHES: dict[str, Callable[[Tensor, Colours, Numbers], Tensor]] = {
     "vignette": _vignette,
     "tint": lambda x, c, u: torch.lerp(x, x * c[6] * 1.3, 0.7).clamp(0, 1),  # noqa: ARG005
@@ -285,5 +341,16 @@ FINISHES: dict[str, Callable[[Tensor, Colours, Numbers], Tensor]] = {
     "emboss": _emboss,
     "halftone": _halftone,
     "hatch": _hatch,
+    "solarise": _solarise,
+    "duotone": _duotone,
+    "scan lines": _scan_lines,
+    "mosaic": _mosaic,
+    "steps": _steps,
+    "glass": _glass,
+    "speckle": _speckle,
+    "invert": lambda x, c, u: torch.lerp(1 - x, c[6].expand_as(x), 0.3 * u[0]),
+    "hue turn": _hue,
+    "ghost": _ghost,
+    "sharp": _sharp,
 }
-"""Of whole pictures; the last four are held out of training."""
+"""Of whole pictures; ``glow``, ``emboss``, ``halftone`` and ``hatch`` are held out of training."""

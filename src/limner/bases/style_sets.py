@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from limner.bases import latents
 from limner.bases.art import Art
 from limner.bases.captions import made_up, one
-from limner.bases.styles import HANDS, Style, draw, render
+from limner.bases.styles import HANDS, Style, draw, render, widened
 
 FORMS = 24
 """Captions of a noun: the noun, with its article, "picture of", then made-up style words before it."""
@@ -131,9 +131,20 @@ class Batches(Dataset[Batch]):
     """Number -> batch, a pure function of ``seed``; rendered and encoded when it is asked for."""
 
     def __init__(
-        self, drawings: Drawings, parts: Mapping[str, Any], *, styles: int, targets: int, seed: int
+        self,
+        drawings: Drawings,
+        parts: Mapping[str, Any],
+        *,
+        styles: int,
+        targets: int,
+        seed: int,
+        wider: float = 0.0,
     ) -> None:
-        """``styles`` of a batch and ``targets`` of each, encoded with the base's ``parts``."""
+        """``styles`` of a batch and ``targets`` of each, encoded with the base's ``parts``.
+
+        ``wider`` is the share of styles with a finish that only training has (:func:`styles.widened`).
+        """
+        self.wider = wider
         self.drawings, self.vae = drawings, parts["vae"]
         self.styles, self.targets, self.seed = styles, targets, seed
         lines = [line for noun in drawings.nouns for line in captions(noun)]
@@ -145,7 +156,8 @@ class Batches(Dataset[Batch]):
         count = dice.choice(REFERENCES)
         first = (self.seed * 10**8 + number) * self.styles
         sets = [
-            visible(draw(first + offset), self.drawings, count, self.targets) for offset in range(self.styles)
+            visible(widened(draw(first + offset), self.wider), self.drawings, count, self.targets)
+            for offset in range(self.styles)
         ]
         lines = torch.tensor([self._line(dice, noun) for images in sets for noun in images.target_nouns])
         return Batch(

@@ -6,7 +6,7 @@ generalises beyond the kinds that it saw.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,12 @@ WEIGHTS = {
 }
 """Stage -> kind -> how often. Few drawings keep their colours: recolouring is what a predictor finds hard."""
 HELD_OUT_KINDS = ("glow", "emboss", "halftone", "hatch")
+WIDER_FINISHES = (
+    *("solarise", "duotone", "scan lines", "mosaic", "steps", "glass", "speckle", "invert", "hue turn"),
+    *("ghost", "sharp"),
+)
+"""Only :func:`widened` draws them. Most recolour the whole picture, as most kinds that a person brings do.
+None draws edges, dots or hatching: those are the held-out kinds' own."""
 PLAIN = {"colour": "keep", "shape": "keep", "lines": "none", "shadow": "none", "texture": "none"} | {
     "ground": "white",
     "finish": "none",
@@ -85,6 +91,14 @@ def draw(seed: int, held_out: str = "") -> Style:
     numbers = tuple(dice.random() for _ in range(24))
     mixture = tuple(dice.gauss(0, 1) for _ in range(9))
     return Style(kinds, tuple(colours), numbers, mixture, hands, seed)
+
+
+def widened(style: Style, share: float) -> Style:
+    """The style, or in ``share`` of the seeds the same with one of ``WIDER_FINISHES``."""
+    dice = random.Random(f"wider {style.seed}")
+    if dice.random() >= share:
+        return style
+    return replace(style, kinds=style.kinds | {"finish": dice.choice(WIDER_FINISHES)})
 
 
 def _colour(dice: random.Random) -> Rgb:

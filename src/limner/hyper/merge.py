@@ -1,4 +1,4 @@
-"""FactorPairs LoRAs as one: joined along the rank, and cut to the nearest of any rank."""
+"""FactorPairs LoRAs as one: joined along the rank, and cut to a lower one."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,8 +31,16 @@ def join(predictions: Sequence[FactorPairs], weights: Sequence[float]) -> dict[s
     return merge(loras, weights)["denoiser"]
 
 
-def cut(adapter: Mapping[str, Factors], rank: int) -> tuple[dict[str, Factors], float]:
-    """The nearest LoRA of a lower rank, layer by layer, by an exact SVD (Eckart and Young 1936).
+def cut(
+    adapter: Mapping[str, Factors], rank: int, *, nested: bool = False
+) -> tuple[dict[str, Factors], float]:
+    """A LoRA of a lower rank: the nearest, layer by layer, by an exact SVD (Eckart and Young 1936).
+
+    Args:
+        adapter: Layer -> factors.
+        rank: The rank wanted.
+        nested: Whether the ranks are in the order of what they give, as a predictor of ``nested`` writes
+            them; the first are kept then.
 
     Returns:
         The LoRA, and the share of the energy (the sum of squared singular values of all layers) it keeps.
@@ -43,8 +51,13 @@ def cut(adapter: Mapping[str, Factors], rank: int) -> tuple[dict[str, Factors], 
     highest = max(factors.rank for factors in adapter.values())
     if not 1 <= rank <= highest:
         raise BadUsage(f"--rank is {rank}, and the prediction has rank {highest}. Set 1 to {highest}.")
-    adapters, losses = resize({"denoiser": adapter}, RankRule("rank", rank))
     total = sum(factors.norm() ** 2 for factors in adapter.values())
-    residual = sum(loss.error**2 for loss in losses)
-    loras = {layer: to_lora(change) for layer, change in adapters["denoiser"].items()}
+    if nested:
+        loras = {layer: Factors(pair.down[:rank], pair.up[:, :rank]) for layer, pair in adapter.items()}
+        rest = (Factors(pair.down[rank:], pair.up[:, rank:]) for pair in adapter.values())
+        residual = sum(factors.norm() ** 2 for factors in rest)
+    else:
+        adapters, losses = resize({"denoiser": adapter}, RankRule("rank", rank))
+        residual = sum(loss.error**2 for loss in losses)
+        loras = {layer: to_lora(change) for layer, change in adapters["denoiser"].items()}
     return loras, 1 - residual / total if total else 1.0

@@ -74,6 +74,9 @@ class PredictorConfig:
     """Suits what it writes, where it is on the positive branch only; on both the base's own is used."""
     strength: float = 1.0
     """Suits what it writes."""
+    nested: bool = False
+    """Whether it was trained to write ranks in the order of what they give (nested dropout: Rippel et al.,
+    arXiv:1402.0915): its first ranks are then a LoRA that gives more than the nearest of that rank."""
     looks: tuple[Look, ...] = (Look(PIXELS),)
     """Added up. None: the static LoRA is all there is."""
 
