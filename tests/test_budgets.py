@@ -33,9 +33,9 @@ those that a whole run reaches, with its planner and its pages, which ``limner.r
 
 The code of what few runs have (textual inversion, predictors, sliders, kinds of adapters beside LoRA, class
 images that are not there yet) is named in a table and imported by a run that has it. The trainer is handed
-its planner, the pictures that a base makes before it is trained and the LoRA that it starts from. A process
-that ran ``limner train`` has loaded more: the command line with a module for each verb, and a few modules of
-facts for every family, which are found by listing; but not the tracing of a plan whose profile is known.
+its planner, the pictures that a base makes before it is trained and the LoRA that it starts from. What a
+process has loaded that ran ``limner train``, with the command line and the facts of its one family, is
+counted in ``tests/cli/test_bad_use.py``.
 """
 RESOLVERS = {
     # a checkpoint in one file says its family before it is a base: its tensors are called accordingly

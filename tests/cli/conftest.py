@@ -1,3 +1,4 @@
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from limner.cli import main
+from limner.events import Done
 
 
 @dataclass
@@ -55,3 +57,29 @@ def verb(monkeypatch) -> Callable[..., types.ModuleType]:
         return module
 
     return fake
+
+
+@pytest.fixture
+def trained(verb):
+    """The calls that reached ``limner.training.train.train``."""
+    calls = []
+
+    def train(recipe, out, reporter):
+        calls.append((recipe, out))
+        sys.stdout.write("a library that prints\n")
+        reporter.line("training")
+        with reporter.progress("train", 2) as steps:
+            steps.advance(2, "loss 0.5")
+        return Done(
+            path=out,
+            lora=out / "lora.safetensors",
+            model=None,
+            report=out / "report.html",
+            steps=2,
+            seconds=1.5,
+            loss=0.5,
+            validation_loss=math.nan,
+        )
+
+    verb("runs", train=train)
+    return calls

@@ -1,52 +1,14 @@
 import errno
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from limner import doctor
-from limner.doctor import Diagnosis
 from limner.errors import BadData, RunBusy, Stopped
-from limner.events import CacheFilled, Done
-from limner.models.presets import preset
-from limner.recipe import Data, Recipe
-from limner.recipe.toml import dump, load
-
-
-@pytest.fixture
-def trained(verb):
-    """The calls that reached ``limner.training.train.train``."""
-    calls = []
-
-    def train(recipe, out, reporter):
-        calls.append((recipe, out))
-        sys.stdout.write("a library that prints\n")
-        reporter.line("training")
-        with reporter.progress("train", 2) as steps:
-            steps.advance(2, "loss 0.5")
-        return Done(
-            path=out,
-            lora=out / "lora.safetensors",
-            model=None,
-            report=out / "report.html",
-            steps=2,
-            seconds=1.5,
-            loss=0.5,
-            validation_loss=math.nan,
-        )
-
-    verb("runs", train=train)
-    return calls
-
-
-def test_what_is_trained_is_said(limner):
-    told = " ".join(limner("train", "--help").out.split())
-    assert 'Train a LoRA, or the whole base (train.method = "full"), or resume a run.' in told
+from limner.events import CacheFilled
 
 
 @pytest.mark.parametrize(
@@ -105,71 +67,7 @@ def test_the_module_runs_as_the_command():
     assert json.loads(ran.stdout)["error"]["kind"] == "BadUsage"
 
 
-# train and cache -------------------------------------------------------------------------------------------
-
-
-def test_a_folder_of_images_trains_by_the_preset_with_the_short_names_on_top(limner, photos, trained):
-    done = limner(
-        "train", "photos", "--trigger", "sks cat", "--steps", "7", "--lr", "2e-4", "--concept-type", "style"
-    )
-    assert done.status == 0, done.err
-    ((recipe, out),) = trained
-    assert out == Path("runs/photos")
-    expected = preset("style", "glyph", 3)
-    assert recipe.sample.prompts == expected.sample.prompts
-    assert recipe.lora == expected.lora
-    assert (recipe.train.steps, recipe.train.learning_rate) == (7, 2e-4)
-    assert recipe.data.trigger == "sks cat"
-    assert recipe.data.images == photos
-    assert recipe.name == "photos"
-    assert "runs/photos/lora.safetensors" in done.out
-    assert "train 2/2, loss 0.5" in done.err
-
-
-def test_with_json_stdout_is_one_object_whatever_libraries_print(limner, photos, trained):
-    done = limner("train", "photos", "--json")
-    assert json.loads(done.out) == {
-        "path": "runs/photos",
-        "lora": "runs/photos/lora.safetensors",
-        "model": None,
-        "embedding": None,
-        "report": "runs/photos/report.html",
-        "steps": 2,
-        "seconds": 1.5,
-        "loss": 0.5,
-        "validation_loss": None,
-    }
-    assert "a library that prints" in done.err
-
-
-def test_every_short_name_reaches_its_key(limner, photos, trained):
-    limner(
-        *("train", "photos", "--base", "flux-schnell", "--rank", "3", "--batch", "2", "--resolution", "96"),
-        *("--seed", "5", "--save-every", "11", "--sample-every", "-1", "--out", "there"),
-        *("--set", "train.clip=0.5", "--set", "train.keep=1"),
-    )
-    ((recipe, out),) = trained
-    assert out == Path("there")
-    assert (recipe.base, recipe.lora.rank, recipe.train.batch, recipe.data.resolution) == (
-        "flux-schnell",
-        3,
-        2,
-        96,
-    )
-    assert (recipe.seed, recipe.train.save_every, recipe.sample.every) == (5, 11, -1)
-    assert (recipe.train.clip, recipe.train.keep) == (0.5, 1)
-    assert recipe.train.steps == preset("subject", "flux", 3).train.steps
-
-
-def test_a_run_folder_goes_on_with_its_own_recipe(limner, photos, trained, tmp_path):
-    run = tmp_path / "elsewhere"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "recipe.toml").write_text(dump(Recipe(name="old", data=Data(images=photos))))
-    limner("train", "elsewhere", "--steps", "9")
-    limner("train", "elsewhere/recipe.toml")
-    (first, out), (second, also) = trained
-    assert out == also == Path("elsewhere")
-    assert (first.name, first.train.steps, second.train.steps) == ("old", 9, 1000)
+# several processes, and the cache ----------------------------------------------------------------------
 
 
 def test_cache_says_what_it_did(limner, photos, verb):
@@ -275,72 +173,6 @@ def test_no_command_shows_the_help_and_counts_as_wrong(limner):
 def test_version(limner):
     done = limner("--version")
     assert (done.status, done.out.split()[0]) == (0, "limner")
-
-
-# init and schema -------------------------------------------------------------------------------------------
-
-
-def test_init_writes_a_recipe_that_trains_as_the_folder_would(limner, photos, trained):
-    done = limner("init", "photos", "--trigger", "sks", "--rank", "4")
-    assert done.status == 0
-    text = Path("recipe.toml").read_text()
-    assert "# Here: ai-toolkit" in text
-    assert "\nrank = 4\n" in text
-    limner("train", "recipe.toml")
-    limner("train", "photos", "--trigger", "sks", "--rank", "4")
-    (first, out), (second, also) = trained
-    assert first == second
-    assert out == also == Path("runs/photos")
-
-
-def test_init_without_images_and_elsewhere(limner, tmp_path):
-    done = limner("init", "--base", "flux-dev", "--out", "mine.toml", "--json")
-    assert json.loads(done.out) == {"recipe": "mine.toml"}
-    recipe = load(Path("mine.toml"))
-    assert (recipe.base, recipe.data.images) == ("flux-dev", tmp_path / "images")
-
-
-def test_init_overwrites_nothing(limner):
-    Path("recipe.toml").write_text("mine")
-    done = limner("init")
-    assert done.status == 2
-    assert "recipe.toml exists" in done.err
-    assert Path("recipe.toml").read_text() == "mine"
-
-
-def test_init_within_the_images_writes_a_second_recipe_too(limner, photos, monkeypatch):
-    monkeypatch.chdir(photos)
-    for name in ("recipe.toml", "second.toml", "../third.toml"):
-        assert limner("init", ".", "--out", name).status == 0
-        assert load(Path(name)).data.images == photos
-
-
-def test_schema_is_json(limner):
-    assert json.loads(limner("schema").out)["title"] == "Limner recipe"
-
-
-# demo, doctor ----------------------------------------------------------------------------------------------
-
-
-def test_demo_hands_its_object_on(limner, verb):
-    found = {
-        "loras": [{"path": "demo/style.safetensors", "seconds": 61.2, "before": 0.05, "after": 0.9}],
-        "sheet": "demo/sheet.png",
-        "report": "demo/report.html",
-    }
-    verb("demo", demo=lambda out, reporter: found)
-    assert json.loads(limner("demo", "--json").out) == found
-    assert "demo/style.safetensors: 61 s, score 5% before, 90% after" in limner("demo").out
-
-
-@pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
-def test_doctor_exits_1_when_something_needed_is_missing(limner, verb, ok, status):
-    findings = [Diagnosis("torch", ok, "2.13", "" if ok else "pip install torch")]
-    verb("doctor", doctor=lambda: findings, summary=lambda findings: "Ready.", lines=doctor.lines)
-    done = limner("doctor", "--json")
-    assert done.status == status
-    assert json.loads(done.out)["ok"] is ok
-    assert ("-> pip install torch" in limner("doctor").out) is not ok
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,23 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from limner.cli import main
+from limner.cli.group import VERBS
 from waiting import LONGEST
 
 OPTIONS = ("--base", "base", "--resolution", "32", "--rank", "2", "--steps", "4", "--sample-every", "-1")
+
+
+LOADED = 184
+"""Modules of ours, packages included, that a process has loaded when it has trained the embedded base."""
+NAMING_MODULES = """
+import atexit, sys
+ours = lambda: sorted(name for name in sys.modules if name.partition(".")[0] == "limner")
+atexit.register(lambda: print(*ours()))
+from limner.cli import main
+main()
+"""
+ADVICE = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "PYTHONWARNINGS")
+"""Variables that silence libraries or not: what a process says goes for where none is set."""
 
 
 @pytest.fixture(scope="module")
@@ -319,19 +333,43 @@ def test_another_training_holds_the_folder_and_sigterm_saves_it(here, limner, mo
     assert json.loads(go_on.out)["steps"] == step + 2
 
 
-def test_a_process_says_nothing_but_its_own_words(scene):
+@pytest.fixture(scope="module")
+def own_process(scene) -> subprocess.CompletedProcess[str]:
+    """What a process that trains on the embedded base writes; the last line names our modules in it."""
+    command = [sys.executable, "-c", NAMING_MODULES, *train("--base", "glyph", out="again")]
+    environment = {name: value for name, value in os.environ.items() if name not in ADVICE}
+    done = subprocess.run(
+        command,
+        cwd=scene,
+        env=environment | {"LIMNER_CACHE": str(scene / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONGEST,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_process_says_nothing_but_its_own_words(scene, own_process):
     """No advice of libraries, no bars of theirs, no warnings: each line is one that Limner wrote."""
-    environment = {**os.environ, "LIMNER_CACHE": str(scene / "cache")}
-    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "PYTHONWARNINGS"):
-        environment.pop(variable, None)
     known = r"(Base: |\d+ images, |Tracing a step of |Training 4/4, |Read: |Cache: |Caching |Generating |All)"
-    for command in (
-        train(out="again"),
-        ("generate", "run", "--prompt", "x", "--steps", "1", "--out", "again/p"),
-    ):
-        done = typed(scene, *command, environment=environment)
-        assert done.returncode == 0, done.stderr
-        assert [line for line in done.stderr.splitlines() if not re.match(known, line)] == []
+    environment = {name: value for name, value in os.environ.items() if name not in ADVICE}
+    command = ("generate", "run", "--prompt", "x", "--steps", "1", "--out", "again/p")
+    done = typed(scene, *command, environment=environment | {"LIMNER_CACHE": str(scene / "cache")})
+    assert done.returncode == 0, done.stderr
+    for text in (own_process.stderr, done.stderr):
+        assert [line for line in text.splitlines() if not re.match(known, line)] == []
+
+
+def test_a_process_that_trains_loads_few_modules_of_ours(own_process):
+    """One verb, one family and the methods that the recipe names, besides what every run needs."""
+    *_, names = own_process.stdout.splitlines()
+    assert len(names.split()) <= LOADED, "\n".join(names.split())
+    families = {match[1] for match in re.finditer(r"limner\.models\.(\w+)\.\w+", names)}
+    verbs = {path.partition(":")[0].rpartition(".")[2] for path in VERBS.values()}
+    assert families == {"flux"}
+    assert verbs & {match[1] for match in re.finditer(r"limner\.cli\.(\w+)", names)} == {"train"}
 
 
 def test_a_gpu_without_memory_is_told_in_a_line(limner, verb, tmp_path):

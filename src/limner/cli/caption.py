@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from limner.captions.catalog import PROVIDERS, choices
-from limner.cli.options import BASE, CONCEPT_TYPES, Events, Json, Option, taking
+from limner.cli.options import BASE, CONCEPT_TYPES, Events, Json, Option, example, taking
 from limner.cli.session import session
 from limner.errors import BadUsage
 
@@ -64,6 +64,11 @@ CAPTIONS = (
     ),
 )
 """The captioner, the captions, and how they are reviewed."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(epilog=example('limner caption photos/ --with claude --trigger "sks cat"'))(caption)
 
 
 @taking(CAPTIONS)

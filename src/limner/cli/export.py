@@ -6,9 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.cli.options import Json, steps_from
+from limner.cli.options import Json, example, steps_from
 from limner.cli.session import session
 from limner.errors import BadUsage
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(epilog=example("limner export runs/cat --step best --to comfyui"))(export)
 
 
 def export(

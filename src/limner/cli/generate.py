@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limner.cli.options import SAMPLING, Events, Json, numbers, steps_from, strengths, taking
+from limner.cli.options import SAMPLING, Events, Json, example, numbers, steps_from, strengths, taking
 from limner.cli.session import session
 from limner.imports import swiftly
 from limner.lora.location import on_hub
@@ -14,6 +14,11 @@ from limner.target import subject_of
 
 if TYPE_CHECKING:
     from limner.reporter import Reporter
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(epilog=example('limner generate runs/cat --prompt "[trigger] in the snow"'))(generate)
 
 
 @taking(SAMPLING)

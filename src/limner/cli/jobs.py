@@ -33,6 +33,11 @@ Limit = Annotated[
 ]
 
 
+def register(parent: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    parent.add_typer(app)
+
+
 @app.callback(invoke_without_command=True, epilog=example("limner jobs add -- train photos/ --base glyph"))
 def jobs(
     context: typer.Context, *, folder: Folder = JOBS, at_once: Limit = None, as_json: Json = False

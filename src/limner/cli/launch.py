@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.cli.options import Json, Option, Target, taking
+from limner.cli.options import Json, Option, Target, example, taking
 from limner.cli.session import session
 from limner.imports import swiftly
 from limner.target import request_for
@@ -33,6 +33,11 @@ LAUNCHING = (
     Option("--dry-run", "dry_run", bool, "Write the task, and start nothing.", False),
 )
 """What this verb asks."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(epilog=example("limner launch recipe.toml --gpu H100 --cloud lambda --dry-run"))(launch)
 
 
 @taking(LAUNCHING)

@@ -97,6 +97,11 @@ def _show(report: "WriteResult", *, as_json: bool, details: bool = True) -> None
     result(report, lines, as_json=as_json)
 
 
+def register(parent: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    parent.add_typer(app)
+
+
 @app.command(epilog=example("limner lora convert cat.safetensors --to comfyui"))
 @taking(
     (

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limner.cli.options import Json, Option, taking
+from limner.cli.options import Json, Option, example, taking
 from limner.cli.session import session
 from limner.imports import swiftly
 
@@ -25,6 +25,11 @@ PUBLISHING = (
     Option("--base", "base", str, "Base of a LoRA file that does not name it.", metavar="MODEL"),
 )
 """What this verb asks."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(epilog=example("limner publish runs/cat --to ada/cat-lora --private"))(publish)
 
 
 @taking(PUBLISHING)

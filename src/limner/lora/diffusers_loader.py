@@ -271,8 +271,8 @@ def _adapted(model: nn.Module) -> dict[str, Any]:
 
 def _family(pipeline: str) -> str | None:
     facts = facts_of(pipeline)
-    if facts and facts.keys_of:
-        return facts.keys_of
+    if facts:
+        return facts.keys_of or facts.name
     return next((names.family for names in lora_keys().values() if pipeline in names.pipelines), None)
 
 

@@ -68,6 +68,7 @@ def write(
     *,
     tool: Tool = DIFFUSERS,
     family: str | None = None,
+    base: str | None = None,
 ) -> None:
     """Write a LoRA as ``tool`` reads it. The file appears whole, after it was read back and found equal.
 
@@ -80,6 +81,8 @@ def write(
         dtype: float32 keeps every bit, float16 half the bytes and 11 bits, bfloat16 8 bits and any size.
         tool: Whose names and kinds to write.
         family: Whose modules they are; only diffusers' own form can do without.
+        base: Family or pipeline of the base that it is for, which spares looking for the family by the names
+            when the file is read back. Left out: ``family``, or what the names tell.
 
     Raises:
         BadLora: A number is not finite or does not fit ``dtype``; names clash; ``tool`` could not read a
@@ -108,7 +111,7 @@ def write(
 
     def write_draft(draft: Path) -> None:
         draft.write_bytes(save(flat, entries))  # save_file would hide a full disk in an error of its own
-        _same(draft, flat, entries, family)
+        _same(draft, flat, entries, base or family)
 
     atomic_write(path, write_draft)
 

@@ -106,20 +106,21 @@ def choices(
     concept: str, family: str, images: int, method: str = "lora", objective: str = "denoise"
 ) -> dict[str, PresetValue]:
     """The values of ``preset`` by dotted path, each with its source. Same arguments, same errors."""
-    base_presets = {base.name: base.preset for base in registered_bases().values() if base.preset}
+    base = registered_bases().get(family)
     if concept not in get_args(ConceptType):
         raise BadRecipe(
             f'concept_type is "{concept}"; it must be one of {", ".join(get_args(ConceptType))}. Try '
             f'"subject".'
         )
-    if family and family not in families() and family not in base_presets:
-        names = ", ".join([*families(), *base_presets])
+    base_preset = base.preset if base else None
+    if family and family not in families() and base_preset is None:
+        names = ", ".join([*families(), *(name for name, base in registered_bases().items() if base.preset)])
         raise BadRecipe(f'There is no preset for the family "{family}". Known: {names}.')
     if images < 1:
         raise BadRecipe(f"A preset for {images} images means nothing. Give a folder with at least 1 image.")
     size = sum(images > limit for limit in SIZES)
-    if family in base_presets:
-        values = base_presets[family](concept, size)
+    if base_preset:
+        values = base_preset(concept, size)
     else:
         overrides = families()[family].preset if family else {}
         values = {
@@ -196,7 +197,7 @@ def _preset_of(base: str) -> str:
 def _full(values: dict[str, PresetValue]) -> dict[str, PresetValue]:
     """What is left of a LoRA's preset when every weight is trained."""
     rate = values["train.learning_rate"].value / 10
-    source = "a tenth of the LoRA's, as in diffusers, examples/text_to_image/README.md: 1e-5 made_for 1e-4"
+    source = "a tenth of the LoRA's, as in diffusers, examples/text_to_image/README.md: 1e-5 for 1e-4"
     return {path: choice for path, choice in values.items() if not path.startswith("lora.")} | {
         "train.learning_rate": PresetValue(rate, source)
     }

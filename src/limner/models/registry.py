@@ -1,10 +1,13 @@
 """The families: found by listing the folders of ``limner.models``, each asked for what it says of itself.
 
-A folder with a ``facts.py`` is a family. More folders are found where ``limner.models.__path__`` leads.
+A folder with a ``facts.py`` is a family. More folders are found where ``limner.models.__path__`` leads. A
+family is imported when it is asked for, by its name, its pipeline or one of its bases: pipelines and bases
+stand in ``facts.py`` as literals, so that its text tells whether it is the one.
 """
 
 import importlib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,16 +37,81 @@ def index_path(folder: Path) -> Path:
     return modular if modular.is_file() and not plain.is_file() else plain
 
 
-def families() -> dict[str, FamilyFacts]:
+class Families(Mapping[str, FamilyFacts]):
+    """Name -> facts of every family, by name. To list the names imports none of them.
+
+    Args:
+        path: Where the folders of families lie.
+    """
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        self._folders = {
+            module.name.replace("_", "-"): Path(str(getattr(module.module_finder, "path", ""))) / module.name
+            for module in sorted(iter_modules(path), key=lambda module: module.name)
+            if module.ispkg
+        }
+        self._texts: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> FamilyFacts:
+        if name not in self._folders:
+            raise KeyError(name)
+        return _module(name, "facts").FACTS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def naming(self, word: str) -> Iterator[FamilyFacts]:
+        """Facts of the families whose ``facts.py`` has a word in quotation marks; imports no others."""
+        for name, folder in self._folders.items():
+            if name not in self._texts:
+                self._texts[name] = (folder / "facts.py").read_text(encoding="utf-8")
+            if f'"{word}"' in self._texts[name]:
+                yield self[name]
+
+
+class Bases(Mapping[str, RegisteredBase]):
+    """Name -> base. One that is asked for by its name imports no family but its own."""
+
+    def __getitem__(self, name: str) -> RegisteredBase:
+        for facts in families().naming(name):
+            for base in facts.bases:
+                if base.name == name:
+                    return base
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (base.name for facts in families().values() for base in facts.bases)
+
+    def __len__(self) -> int:
+        return sum(len(facts.bases) for facts in families().values())
+
+
+class HubBases(Bases):
+    """Those that are fetched from the hub, by name."""
+
+    def __getitem__(self, name: str) -> RegisteredBase:
+        base = super().__getitem__(name)
+        if not base.hub_id:
+            raise KeyError(name)
+        return base
+
+    def __iter__(self) -> Iterator[str]:
+        bases = (base for facts in families().values() for base in facts.bases)
+        return iter(sorted(base.name for base in bases if base.hub_id))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def families() -> Families:
     """Name -> facts of every family, by name. Loads no torch."""
     return _listed(tuple(models.__path__))
 
 
-@cache
-def _listed(path: tuple[str, ...]) -> dict[str, FamilyFacts]:
-    folders = sorted(module.name for module in iter_modules(path) if module.ispkg)
-    facts = [_module(folder, "facts").FACTS for folder in folders]
-    return {family.name: family for family in facts}
+_listed = cache(Families)
 
 
 def _module(family: str, part: str) -> ModuleType:
@@ -52,7 +120,7 @@ def _module(family: str, part: str) -> ModuleType:
 
 def facts_of(pipeline: str) -> FamilyFacts | None:
     """Facts of the family whose bases have ``pipeline`` in their ``model_index.json``; None of no family."""
-    return next((facts for facts in families().values() if facts.pipeline == pipeline), None)
+    return next((facts for facts in families().naming(pipeline) if facts.pipeline == pipeline), None)
 
 
 def family_of(pipeline: str) -> "Family":
@@ -76,19 +144,21 @@ def lora_keys() -> "dict[str, FamilyKeys]":
     return {name: _module(name, "lora").LORA for name, facts in families().items() if not facts.keys_of}
 
 
-def registered_bases() -> dict[str, RegisteredBase]:
+def registered_bases() -> Bases:
     """Name -> base, of every base that recipes call by a short name."""
-    return {base.name: base for facts in families().values() for base in facts.bases}
+    return Bases()
 
 
-def hub_bases() -> dict[str, RegisteredBase]:
+def hub_bases() -> HubBases:
     """The registered bases that are fetched from the hub, by name."""
-    return {name: base for name, base in sorted(registered_bases().items()) if base.hub_id}
+    return HubBases()
 
 
 def family_of_base(name: str) -> FamilyFacts | None:
     """Facts of the family of a registered base; None of any other name."""
-    return next((facts for facts in families().values() if any(b.name == name for b in facts.bases)), None)
+    return next(
+        (facts for facts in families().naming(name) if any(base.name == name for base in facts.bases)), None
+    )
 
 
 def hub_id_of(base: str) -> str:
@@ -98,7 +168,8 @@ def hub_id_of(base: str) -> str:
 
 def named_base(name: str) -> RegisteredBase | None:
     """The registered base of a name or a hub id; None where there is none."""
-    return next((base for base in registered_bases().values() if name in (base.name, base.hub_id)), None)
+    bases = (base for facts in families().naming(name) for base in facts.bases)
+    return next((base for base in bases if name in (base.name, base.hub_id)), None)
 
 
 @dataclass(frozen=True)
@@ -147,7 +218,8 @@ def twin_of(name: str) -> RegisteredBase | None:
         return None
     if base.train_on:
         return registered_bases()[base.train_on]
-    return next((twin for twin in registered_bases().values() if twin.train_on == base.name), None)
+    bases = (twin for facts in families().naming(base.name) for twin in facts.bases)
+    return next((twin for twin in bases if twin.train_on == base.name), None)
 
 
 def distilled_note(name: str, *, distilled: bool = False) -> str:
@@ -212,12 +284,11 @@ def family_keys(family: str) -> FamilyKeys:
     Raises:
         BadLora: There is no such family.
     """
+    if facts := families().get(family) or facts_of(family):
+        return _module(facts.keys_of or facts.name, "lora").LORA
     keys_by_family = lora_keys()
-    facts = families().get(family) or facts_of(family)
-    if facts and facts.keys_of:
-        return keys_by_family[facts.keys_of]
     for names in keys_by_family.values():
-        if family == names.family or family in names.pipelines:
+        if family in names.pipelines:
             return names
     raise BadLora(f"No family is called {family!r}. Known: {', '.join(keys_by_family)}.")
 

@@ -219,7 +219,7 @@ def _write_main(resolved: Resolved, path: Path, components: Components, header: 
         return f"{path.name} for {main.name}, read back within {error:.1e}"
     draft = path.with_name(".draft.safetensors")  # one that a kill leaves is overwritten next time
     try:
-        file.write(draft, components, header)
+        file.write(draft, components, header, base=pipeline)
         report = diffusers_loader.verify(draft, components, pipeline)
         draft.replace(path)
     finally:

@@ -5,7 +5,7 @@ import pytest
 
 from limner.captions.spec import STYLES
 from limner.models.presets import choices
-from limner.models.registry import families, family_of, folder_of, registered_bases
+from limner.models.registry import facts_of, families, family_of, folder_of, named_base, registered_bases
 
 each_family = pytest.mark.parametrize("facts", families().values(), ids=lambda facts: facts.name)
 
@@ -16,6 +16,20 @@ def test_a_base_says_its_licence_and_size(facts):
         assert base.licence
         assert not base.hub_id or (base.hub_id.count("/") == 1 and base.weight_bytes > 10**9)
         assert set(base.part_precisions) <= set(family_of(facts.pipeline).parts)
+
+
+@each_family
+def test_pipeline_and_bases_stand_in_its_facts_as_literals(facts):
+    """By which the registry knows whom to import, and that no other family has the name."""
+    words = {facts.pipeline} | {
+        word for base in facts.bases for word in (base.name, base.hub_id, base.train_on)
+    }
+    text = (folder_of(facts.name) / "facts.py").read_text()
+    assert not [word for word in words - {""} if f'"{word}"' not in text]
+    assert facts_of(facts.pipeline) == facts
+    assert all(
+        registered_bases()[base.name] == base == named_base(base.hub_id or base.name) for base in facts.bases
+    )
 
 
 @each_family
