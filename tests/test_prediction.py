@@ -21,7 +21,7 @@ from limner.hyper.targets import linear_layers, targets_of
 from limner.hyper.vision import ReferenceImages, embed, load_encoder
 from limner.lora import file
 from limner.lora.location import locate_base
-from limner.prediction import PUBLISHED_ENCODERS, InstantOptions, grouped, instant
+from limner.prediction import PUBLISHED_ENCODERS, InstantOptions, instant
 from limner.runs import train
 from messages import raises
 from small import Told, wish
@@ -90,7 +90,6 @@ def test_many_pictures_are_read_in_groups_and_joined(predictor, pictures, tiny_b
         assert torch.allclose(factors.dense(), wanted, atol=1e-6)
     smaller = made([pictures], tiny_base, tmp_path / "b.safetensors", predictor, rank=2)
     assert smaller.rank == 2 and 0 < smaller.energy < 1
-    assert [len(group) for group in grouped(images[:8])] == [8]
 
 
 def test_a_cut_keeps_the_first_ranks_of_a_nested_prediction(predictor, pictures, tiny_base, tmp_path):

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -15,8 +14,8 @@ from limner.data.images import read_image
 from limner.data.listing import listed
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.files import human, sha256_file
-from limner.hyper.merge import cut, join
-from limner.hyper.predictor import FILE, PIXELS, Predictor, is_predictor, mean_cosine
+from limner.hyper.merge import cut, groups_of, join
+from limner.hyper.predictor import FILE, PIXELS, VAE, Predictor, is_predictor, mean_cosine
 from limner.hyper.published import PublishedPredictor, is_published
 from limner.hyper.targets import Target, fingerprint, linear_layers
 from limner.hyper.vision import ReferenceImages
@@ -33,7 +32,6 @@ from limner.models.registry import embedded_bases, embedded_predictors
 from limner.models.source import Source, content
 from limner.reporter import Reporter, counted
 
-T = TypeVar("T")
 PUBLISHED_ENCODERS = ("siglip2", "dinov3")
 """What the published predictors read, in this order."""
 GROUP = 8
@@ -215,13 +213,16 @@ def predict(
     require_base(predictor, title, source, layers)
     count, side = len(references.paths), predictor.config.side
     _announce(predictor, title, count, reporter)
-    frozen = [look for look in predictor.config.names if look != PIXELS]
-    images = references.whole if frozen else [read_image(path, (side, side)) for path in references.paths]
-    looks = references.vectors(frozen)
+    further = {*predictor.config.names} - {PIXELS}
+    images = references.whole if further else [read_image(path, (side, side)) for path in references.paths]
+    looks = references.vectors([look for look in predictor.config.names if look not in (PIXELS, VAE)])
+    if vae := next((look for look in predictor.config.looks if look.name == VAE), None):
+        latents_of = imported("limner.hyper.latents:latents_of")
+        looks[VAE] = latents_of(images, source, family, vae.side, reporter.line)
     sample = slice(8 * GROUP)
     similarity = predictor.similarity(images[sample], {name: look[sample] for name, look in looks.items()})
     _tell_difference(similarity, reporter)
-    groups = grouped(range(count))
+    groups = groups_of(count, GROUP)
     parts = [
         predictor.predict([images[n] for n in group], {name: look[[*group]] for name, look in looks.items()})
         for group in groups
@@ -346,18 +347,6 @@ def _tell_difference(similarity: float, reporter: Reporter) -> None:
             f"The pictures have little in common (likeness {similarity:.2f} of 1): the LoRA is a mean of "
             "their styles. Pictures of one style make a clearer one."
         )
-
-
-def grouped(items: Sequence[T]) -> list[Sequence[T]]:
-    """Groups of at most :data:`GROUP`, of nearly the same size."""
-    count = math.ceil(len(items) / GROUP)
-    size, rest = divmod(len(items), count)
-    groups, start = [], 0
-    for number in range(count):
-        end = start + size + (number < rest)
-        groups.append(items[start:end])
-        start = end
-    return groups
 
 
 def _announce(predictor: Predictor, title: str, images: int, reporter: Reporter) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from limner.errors import BadLora, BadUsage
-from limner.hyper.merge import cut, join
+from limner.hyper.merge import cut, groups_of, join
 from messages import raises
 
 
@@ -71,3 +71,8 @@ def test_a_rank_that_cannot_be_is_told(rank):
 def test_other_bases_do_not_join():
     with raises(BadLora):
         join([prediction(0), prediction(1, width=13)], [0.5, 0.5])
+
+
+def test_groups_are_of_nearly_the_same_size():
+    assert groups_of(19, 8) == [range(7), range(7, 13), range(13, 19)]
+    assert groups_of(8, 8) == [range(8)] and groups_of(1, 8) == [range(1)]

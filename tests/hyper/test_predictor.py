@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from limner.errors import BadBase, BadData
-from limner.hyper.predictor import FILE, FORMAT, Predictor, PredictorConfig, pixels_of
+from limner.hyper.predictor import FILE, FORMAT, VAE, Look, Predictor, PredictorConfig, pixels_of
 from limner.hyper.targets import Target, fingerprint
 from messages import raises
 
@@ -150,3 +151,35 @@ def test_pictures_of_any_kind_become_squares_on_white():
     pixels = pixels_of(images, 32)
     assert pixels.shape == (3, 3, 32, 32) and pixels.dtype == torch.uint8
     assert pixels[0].eq(0).all() and pixels[1].eq(255).all()
+
+
+LATENTS = Look(VAE, 24, 16)
+
+
+@pytest.mark.parametrize("looks", [(Look("pixels"), LATENTS), (LATENTS,)], ids=["beside a style", "alone"])
+def test_details_are_a_vector_that_the_heads_read_beside_the_style(looks, tmp_path):
+    """Latents change what is written, and neither the style's vector nor the likeness of pictures."""
+    torch.manual_seed(0)
+    predictor = Predictor(replace(CONFIG, looks=looks, detail=6))
+    for weight in predictor.up:
+        torch.nn.init.normal_(weight, std=0.2)
+    assert predictor.inner.shape[1] == 6 + 16 * (len(looks) - 1)
+    images, latents = pictures(3), torch.randn(3, 24)
+    first, second = (predictor.predict(images, {VAE: look}) for look in (latents, latents.flip(1)))
+    assert any(not torch.allclose(first[name][1], second[name][1], atol=1e-4) for name in first)
+    backward = predictor.predict(images[::-1], {VAE: latents.flip(0)})
+    assert all(torch.allclose(first[name][1], backward[name][1], atol=1e-5) for name in first)
+    if len(looks) == 2:
+        scores = {predictor.similarity(images, {VAE: look}) for look in (latents, latents.flip(1))}
+        assert len(scores) == 1
+    predictor.save(tmp_path / FILE, {})
+    assert Predictor.load(tmp_path).config == predictor.config
+
+
+def test_without_a_vector_of_its_own_latents_are_a_look_as_any_other():
+    torch.manual_seed(0)
+    predictor = Predictor(replace(CONFIG, looks=(Look("pixels"), LATENTS)))
+    pixels = torch.stack([pixels_of(pictures(2), 32)])
+    looks = [{"pixels": pixels, VAE: torch.randn(1, 2, 24)} for _ in range(2)]
+    first, second = map(predictor.styles, looks)
+    assert first.shape == (1, 16) and not torch.allclose(first, second)

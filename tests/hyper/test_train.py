@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from limner.assembly.resolve import resolve
 from limner.data.order import Pace
 from limner.graph.unit import run as run_units
+from limner.hyper.latents import latents_of
+from limner.hyper.predictor import FILE, Predictor
 from limner.hyper.train import PAIRS
 from limner.nn.layers import per_sample
 from limner.nn.memory.plan import Plan
@@ -123,3 +126,45 @@ def test_no_reference_is_the_static_part(model):
     static = model.models["predictor"].learner.static(1)
     for name, layer in per_sample.attached(model.assembly.denoiser).items():
         assert layer.factors is not None and torch.equal(layer.factors[0], static[name][0])
+
+
+def test_latents_are_a_look_of_a_predictor_that_is_trained(tiny_base, tmp_path):
+    """What is bound in training is what a pass makes of the same files; and beside a bias it stays so."""
+    styles = style_folders(tmp_path / "styles", 2, 3, side=32)
+    instant = {"encoders": ["pixels", "vae"], "detail": 8, "vae_side": 16}
+    cache = {"cache": str(tmp_path / "frozen"), "validation_count": 0}
+    model = stored(predictor_recipe(tiny_base, styles, data=cache, instant=instant))
+    learner = model.models["predictor"].learner
+    for number, weight in enumerate(model.parameters):
+        weight.data += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+    pairs, paths = bound(model)
+    images = [Image.open(path).convert("RGB") for path in paths]
+    resolved = model.resolved
+    latents = latents_of(images, resolved.source, resolved.family, 16, print)
+    written = learner.predict(images, {"vae": latents})
+    for name, (down, up) in written.items():
+        assert torch.allclose(up @ down, pairs[name][1][0] @ pairs[name][0][0], atol=2e-3)
+    assert torch.std(latents) > 0 and learner.config.detail == 8
+    learner.save(tmp_path / "coarse" / FILE, {})
+    written = Predictor.load(tmp_path / "coarse").predict(images, {"vae": latents})
+    bias = {"encoders": [], "experts": [str(tmp_path / "coarse")]}
+    beside, others = bound(stored(predictor_recipe(tiny_base, styles, data=cache, instant=bias)))
+    assert others == paths
+    for name, (down, up) in written.items():
+        assert torch.allclose(up @ down, beside[name][1][0] @ beside[name][0][0], atol=2e-3)
+
+
+def stored(recipe) -> TrainableModel:
+    """A model whose cache is filled."""
+    resolved = resolve(recipe)
+    store, _ = fill_cache(resolved, Reporter())
+    return TrainableModel(resolved, store)
+
+
+def bound(model) -> tuple[dict, list[Path]]:
+    """What a step binds for its first sample, and the files that it looks at for it."""
+    sample = model.order.step(0)[0]
+    predict = next(unit for unit in model.live_units if PAIRS in unit.writes)
+    with torch.no_grad():
+        pairs = predict.run(model.models, model.store.drawn([sample], model.device))[PAIRS]
+    return pairs, [model.resolved.own[row].example.path for row in sample.references]

@@ -23,6 +23,8 @@ PREDICTOR = {"train": {"method": "instant", "steps": 100, "batch": 4}}
         {**PREDICTOR, "instant": {"encoders": ["clip"]}},
         {**PREDICTOR, "instant": {"encoders": [], "static_steps": 3}},
         {**PREDICTOR, "instant": {"references": []}},
+        {**PREDICTOR, "instant": {"detail": 64}},
+        {**PREDICTOR, "instant": {"vae_side": 64}},
         {**PREDICTOR, "instant": {"group": 3}},
         {**PREDICTOR, "prior": {"prompts": ["a cat"]}},
     ],

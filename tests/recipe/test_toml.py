@@ -89,6 +89,8 @@ def test_every_unset_key_has_an_example_that_can_be_uncommented():
         if path.startswith("inversion."):
             objective = {"train.method": "inversion", "inversion.with_lora": True}
         values = PREDICTOR if path.startswith("instant.") else {**needs, **objective}
+        if path == "instant.vae_side":
+            values = {**PREDICTOR, "instant.encoders": ["vae"]}
         assert get(change(Recipe(), {**values, path: example(path)}), path) is not None
 
 

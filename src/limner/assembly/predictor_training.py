@@ -49,8 +49,10 @@ class PredictorTraining(OwnWeights):
             encoders=instant.encoders,
             encoder_folder=str(instant.encoder_folder or ""),
             side=instant.side,
+            vae_side=instant.vae_side or instant.side,
             width=instant.width,
             bottleneck=instant.bottleneck,
+            detail=instant.detail,
             guidance=instant.guidance,
             experts=instant.experts,
             seed=seed_of(self.seed, MODEL),
@@ -90,7 +92,8 @@ class PredictorTraining(OwnWeights):
         }
         lists = {key: [*getattr(instant, key)] for key in ("encoders", "references")}
         experts = [predictor_hash(path) for path in instant.experts]
-        return {"predictor": {**sizes, **lists, "experts": experts}}
+        vae = {key: getattr(instant, key) for key in ("detail", "vae_side") if getattr(instant, key)}
+        return {"predictor": {**sizes, **vae, **lists, "experts": experts}}
 
     def show(
         self, units: Sequence[Unit], models: Mapping[str, Any], values: Mapping[str, Any], denoiser: nn.Module

@@ -101,6 +101,14 @@ def _fixed(name: str, images: StyleImages, parts: Mapping[str, Any], generator: 
     )
 
 
+def own_set(style: StyleSet, parts: Mapping[str, Any], repeats: int = 4) -> StyleSet:
+    """A style's references as its targets, each ``repeats`` times in a row, at other times."""
+    targets = (style.references.float() / 255).repeat_interleave(repeats, 0)
+    nouns = [noun for noun in style.reference_nouns for _ in range(repeats)]
+    images = StyleImages(style.references.float() / 255, targets, style.reference_nouns, nouns)
+    return _fixed(style.name, images, parts, torch.Generator().manual_seed(98))
+
+
 def losses(
     parts: Mapping[str, Any], latents: Tensor, noise: Tensor, time: Tensor, text: Mapping[str, Tensor]
 ) -> Tensor:

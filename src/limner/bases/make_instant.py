@@ -23,9 +23,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from limner.bases import instant_exam, parts
+from limner.bases import instant_exam, instant_experts, parts
 from limner.bases.art import read_art
 from limner.bases.clock import Clock
 from limner.bases.judge import Judge
@@ -34,7 +34,7 @@ from limner.files import atomic_write, write_json
 from limner.hyper.predictor import FILE, Predictor, PredictorConfig
 from limner.hyper.targets import Target, targets_of
 from limner.models import rectified
-from limner.models.registry import embedded_bases
+from limner.models.registry import embedded_bases, embedded_predictors
 from limner.nn.layers import per_sample
 from limner.nn.loop import Average, Fit, fit
 from limner.nn.serialize import pack, unpack
@@ -82,10 +82,20 @@ class InstantConfig:
 
 
 class Training:
-    """Predictor, optimizer, average and clock: what a checkpoint holds."""
+    """Predictor, optimizer, average and clock: what a checkpoint holds.
 
-    def __init__(self, predictor: Predictor, config: InstantConfig, folder: Path) -> None:
-        self.predictor, self.config, self.folder = predictor, config, folder
+    Args:
+        predictor: What is trained.
+        config: How.
+        folder: Of the checkpoint.
+        frozen: Experts whose LoRAs are added to what it writes.
+    """
+
+    def __init__(
+        self, predictor: Predictor, config: InstantConfig, folder: Path, frozen: Sequence[Predictor] = ()
+    ) -> None:
+        """See the class."""
+        self.predictor, self.config, self.folder, self.frozen = predictor, config, folder, frozen
         self.parameters = list(predictor.parameters())
         matrices = [weight for weight in self.parameters if weight.ndim > 1]
         rest = [weight for weight in self.parameters if weight.ndim < 2]
@@ -155,7 +165,7 @@ def rate_at(share: float, config: InstantConfig) -> float:
 def train(
     training: Training,
     models: Mapping[str, Any],
-    batches: Batches,
+    batches: Dataset[Batch],
     watch: Callable[[Training], dict[str, Any]],
 ) -> None:
     """Train until the time is over; afterwards the predictor holds the averaged weights.
@@ -218,7 +228,10 @@ def _losses(
         times = rectified.shifted(torch.rand(len(batch.latents), generator=draw), config.shift)
         noise = torch.randn(batch.latents.shape, generator=draw)
         alone = clock.seconds() < config.static_minutes * 60
-        pairs = predictor.static(config.styles) if alone else predictor(batch.references)
+        if alone:
+            pairs = predictor.static(len(batch.references))
+        else:
+            pairs = instant_experts.written((predictor, *training.frozen), models["vae"], batch.references)
         if torch.rand((), generator=draw) < config.cut_share:
             rank = int(torch.randint(1, predictor.config.rank, (), generator=draw))
             pairs = {name: (down[:, :rank], up[..., :rank]) for name, (down, up) in pairs.items()}
@@ -241,49 +254,39 @@ def frozen_parts(base: Path, endings: Sequence[str]) -> tuple[dict[str, Any], tu
 
 def main() -> None:
     """Read the command line, train, save the predictor."""
-    parser = argparse.ArgumentParser(description="Train the embedded base's predictor of LoRAs.")
-    parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
-    parser.add_argument("--base", type=Path, default=embedded_bases()["glyph"])
-    parser.add_argument("--out", type=Path, default=Path("build/instant"))
-    parser.add_argument("--minutes", type=float, default=75.0)
-    parser.add_argument("--static-minutes", type=float, default=2.0)
-    parser.add_argument("--repeats", type=int, default=2, help="steps that a batch serves")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shift", type=float, default=4.0, help="of the times of the noise")
-    parser.add_argument("--start", type=Path, help="the folder of a predictor to go on from")
-    parser.add_argument("--install", action="store_true", help="replace the predictor inside the package")
-    args = parser.parse_args()
+    args = _parser().parse_args()
     torch.manual_seed(args.seed)
-    config = InstantConfig(
-        minutes=args.minutes,
-        static_minutes=args.static_minutes,
-        repeats=args.repeats,
-        shift=args.shift,
-        seed=args.seed,
-    )
+    expert = args.expert != "style"
+    if expert and args.install:
+        raise SystemExit("--install puts a Style into the package, which has no place for other experts.")
+    config = _config(args)
     models, targets = frozen_parts(args.base, ENDINGS)
     facts = json.loads((args.base / "limner.json").read_text(encoding="utf-8"))
     art = read_art(args.art)
     drawings = Drawings(art, facts["concepts"], facts["resolution"])
-    if args.start:
-        training = Training.start(args.start, config, args.out)
+    if expert:
+        training = expert_training(args, config, models["vae"])
+        batches = instant_experts.OwnBatches(drawings, models, seed=config.seed)
     else:
-        sizes = PredictorConfig(base=facts["name"], targets=targets, nested=config.cut_share > 0)
-        training = Training(Predictor(sizes), config, args.out)
+        start = PredictorConfig(base=facts["name"], targets=targets, nested=config.cut_share > 0)
+        training = style_training(args, config, start)
+        batches = Batches(
+            drawings,
+            models,
+            styles=config.styles,
+            targets=config.targets,
+            seed=config.seed,
+            wider=config.wider,
+        )
     training.resume()
-    batches = Batches(
-        drawings,
-        models,
-        styles=config.styles,
-        targets=config.targets,
-        seed=config.seed,
-        wider=config.wider,
-    )
-    styles = instant_exam.exam(art, drawings, models, new=6, kinds=1)
+    styles = instant_exam.exam(art, drawings, models, new=3 if expert else 6, kinds=0 if expert else 1)
     judge = Judge.load()
 
     def watch(training: Training) -> dict[str, Any]:
-        row = instant_exam.measure(models, training.predictor.eval(), styles, judge)
+        if expert:
+            row = instant_experts.measure(models, (training.predictor.eval(), *training.frozen), styles)
+        else:
+            row = instant_exam.measure(models, training.predictor.eval(), styles, judge)
         sys.stderr.write(json.dumps({"step": training.step, "seconds": training.seconds, **row}) + "\n")
         sys.stderr.flush()
         _write(training)
@@ -294,6 +297,56 @@ def main() -> None:
     _write(training)
     if args.install:
         sys.stderr.write(f"Installed in {install(args.out)}\n")
+
+
+def _config(args: argparse.Namespace) -> InstantConfig:
+    """As the command line says; only Style has a static part to begin with, and ranks in their order."""
+    config = InstantConfig(
+        minutes=args.minutes,
+        static_minutes=args.static_minutes,
+        rate=args.rate,
+        repeats=args.repeats,
+        shift=args.shift,
+        seed=args.seed,
+    )
+    return config if args.expert == "style" else replace(config, static_minutes=0.0, cut_share=0.0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Train the embedded base's predictor of LoRAs.")
+    parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
+    parser.add_argument("--base", type=Path, default=embedded_bases()["glyph"])
+    parser.add_argument("--out", type=Path, default=Path("build/instant"))
+    parser.add_argument("--expert", choices=("style", *instant_experts.EXPERTS), default="style")
+    parser.add_argument("--minutes", type=float, default=75.0)
+    parser.add_argument("--static-minutes", type=float, default=2.0)
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--repeats", type=int, default=2, help="steps that a batch serves")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shift", type=float, default=4.0, help="of the times of the noise")
+    parser.add_argument("--start", type=Path, help="the folder of a predictor to go on from")
+    parser.add_argument("--coarse", type=Path, help="for --expert fine: the frozen first expert's folder")
+    parser.add_argument("--install", action="store_true", help="replace the predictor inside the package")
+    return parser
+
+
+def style_training(args: argparse.Namespace, config: InstantConfig, sizes: PredictorConfig) -> Training:
+    """Of Style, new or from ``--start`` on."""
+    if args.start:
+        return Training.start(args.start, config, args.out)
+    return Training(Predictor(sizes), config, args.out)
+
+
+def expert_training(args: argparse.Namespace, config: InstantConfig, vae: Any) -> Training:
+    """Coarse, which begins as Style (``--start``, or the one in the package), or Fine beside ``--coarse``."""
+    style = Predictor.load(args.start or embedded_predictors()["glyph"])
+    sizes = instant_experts.config_of(style.config, instant_experts.EXPERTS[args.expert], vae)
+    if args.expert == "coarse":
+        return Training(instant_experts.grown(style, sizes), config, args.out)
+    if args.coarse is None:
+        raise SystemExit("--expert fine learns beside a frozen Coarse: name its folder with --coarse.")
+    frozen = (Predictor.load(args.coarse),)
+    return Training(instant_experts.untrained(style, sizes), config, args.out, frozen)
 
 
 def install(out: Path) -> Path:

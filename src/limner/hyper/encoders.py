@@ -1,4 +1,4 @@
-"""What a predictor sees of a picture: one vector of its style."""
+"""What a predictor sees of a picture: one vector of its style, and one of what is where."""
 
 import math
 
@@ -59,3 +59,24 @@ class StyleEncoder(nn.Module):
         moments = torch.cat([moment for scale in maps for moment in (scale.mean(2), scale.std(2))], 1)
         features = self.pool(self.norm(moments)) + self.histogram(hand(images) * math.sqrt(FEATURES) / 2)
         return features + self.mix(features)
+
+
+class DetailEncoder(nn.Module):
+    """Latents of pictures, flat, so that each place has weights of its own -> one vector of what they show.
+
+    Args:
+        latents: Channels times places.
+        width: Of the vector.
+    """
+
+    def __init__(self, latents: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(latents)
+        self.linear = nn.Linear(latents, width)
+        self.mix = nn.Sequential(nn.Linear(latents, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        self.end = nn.LayerNorm(width)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(S, k, latents) -> (S, width): the mean over k pictures of each of S styles."""
+        features = self.norm(latents)
+        return self.end((self.linear(features) + self.mix(features)).mean(1))

@@ -1,6 +1,8 @@
 """FactorPairs LoRAs as one: joined along the rank, and cut to a lower one."""
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -12,6 +14,14 @@ from limner.lora.resizing import RankRule, resize
 
 FactorPairs = Mapping[str, tuple[Tensor, Tensor]]
 """Layer -> A (rank, in) and B (out, rank) in float32; dW = B A."""
+
+
+def groups_of(count: int, most: int) -> list[range]:
+    """The numbers below ``count`` in groups of at most ``most``, of nearly the same size."""
+    groups = math.ceil(count / most)
+    size, rest = divmod(count, groups)
+    starts = [number * size + min(number, rest) for number in range(groups + 1)]
+    return [range(start, end) for start, end in pairwise(starts)]
 
 
 def join(predictions: Sequence[FactorPairs], weights: Sequence[float]) -> dict[str, Factors]:

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from limner.errors import BadBase, BadData
 from limner.files import atomic_write
-from limner.hyper.encoders import StyleEncoder
+from limner.hyper.encoders import DetailEncoder, StyleEncoder
 from limner.hyper.targets import Target, fingerprint
 from limner.nn.layers.per_sample import Pairs
 
 PIXELS = "pixels"
 """What the predictor's own encoder sees; every other look is the vector of a frozen encoder."""
+VAE = "vae"
+"""The latents of the base's own autoencoder, place by place: of all looks the one that says what is where."""
 Looks = Mapping[str, Tensor]
 """Look -> k pictures of each of S styles: of "pixels" (S, k, 3, side, side) uint8, else (S, k, width)."""
 FORMAT = "limner-instant-1"
@@ -49,9 +51,11 @@ class Look:
     """What of a picture a predictor reads."""
 
     name: str
-    """``pixels``, or an encoder of :mod:`limner.hyper.vision`."""
+    """``pixels``, ``vae``, or an encoder of :mod:`limner.hyper.vision`."""
     width: int = 0
-    """Of that encoder's vector."""
+    """Of that encoder's vector; of ``vae`` channels times places."""
+    side: int = 0
+    """Pixels of the square that ``vae`` encodes; 0 for those that know theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +83,24 @@ class PredictorConfig:
     arXiv:1402.0915): its first ranks are then a LoRA that gives more than the nearest of that rank."""
     looks: tuple[Look, ...] = (Look(PIXELS),)
     """Added up. None: the static LoRA is all there is."""
+    detail: int = 0
+    """Numbers of a second vector, which ``vae`` alone makes and the heads read beside the style's: what the
+    pictures show, which a style leaves out. 0: none, ``vae`` is a look as any other."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the looks."""
         return tuple(look.name for look in self.looks)
+
+    @property
+    def style_looks(self) -> tuple[Look, ...]:
+        """Those that make the style's vector."""
+        return tuple(look for look in self.looks if not (self.detail and look.name == VAE))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of the style's vector and of the detail's, as far as there are looks for them."""
+        return self.width * bool(self.style_looks), self.detail * (VAE in self.names)
 
 
 class Predictor(nn.Module):
@@ -96,7 +113,7 @@ class Predictor(nn.Module):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
         self.config, self.record = config, dict[str, Any]()
-        width, narrow, rank = config.width, config.bottleneck, config.rank
+        width, rank = config.width, config.rank
         self.static_down = nn.ParameterList(
             torch.randn(rank, target.inputs) / math.sqrt(target.inputs) for target in config.targets
         )
@@ -108,16 +125,25 @@ class Predictor(nn.Module):
         self.projections = nn.ModuleDict(
             {
                 look.name: nn.Sequential(nn.LayerNorm(look.width), nn.Linear(look.width, width))
-                for look in config.looks
+                for look in config.style_looks
                 if look.name != PIXELS
             }
         )
-        self.trunk = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
-        )
-        self.norm = nn.LayerNorm(width)
+        if config.style_looks:
+            self.trunk = nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+            )
+            self.norm = nn.LayerNorm(width)
+        if config.sizes[1]:
+            latents = next(look.width for look in config.looks if look.name == VAE)
+            self.detail = DetailEncoder(latents, config.detail)
+        self._add_heads(config)
+
+    def _add_heads(self, config: PredictorConfig) -> None:
+        """Two matrices for each target and side, with the bottleneck between them."""
+        narrow, rank, read = config.bottleneck, config.rank, sum(config.sizes)
         count = len(config.targets)
-        self.inner = nn.Parameter(torch.randn(2 * count, width, narrow) / math.sqrt(width))
+        self.inner = nn.Parameter(torch.randn(2 * count, read, narrow) / math.sqrt(read))
         self.down = nn.ParameterList(
             torch.randn(narrow, rank * target.inputs) / math.sqrt(narrow * target.inputs)
             for target in config.targets
@@ -132,9 +158,19 @@ class Predictor(nn.Module):
     def styles(self, looks: Tensor | Looks) -> Tensor:
         """Looks at k pictures of each of S styles, or "pixels" alone -> (S, width)."""
         looks = {PIXELS: looks} if isinstance(looks, Tensor) else looks
-        features = sum(self._features(name, looks[name]).mean(1) for name in self.config.names)
+        names = [look.name for look in self.config.style_looks]
+        features = sum(self._features(name, looks[name]).mean(1) for name in names)
         assert isinstance(features, Tensor)
         return self.norm(features + self.trunk(features))
+
+    def vectors(self, looks: Tensor | Looks) -> Tensor:
+        """What the heads read, (S, numbers): the style's vector, and the detail's behind it."""
+        style, detail = self.config.sizes
+        parts = [self.styles(looks)] if style else []
+        if detail:
+            assert not isinstance(looks, Tensor)
+            parts.append(self.detail(looks[VAE]))
+        return torch.cat(parts, 1)
 
     def _features(self, name: str, look: Tensor) -> Tensor:
         """(S, k, ..) -> (S, k, width)."""
@@ -150,7 +186,7 @@ class Predictor(nn.Module):
         example = looks if isinstance(looks, Tensor) else next(iter(looks.values()))
         if not self.config.looks or not example.shape[1]:
             return self.static(len(example))
-        codes = torch.einsum("sw,lwn->lsn", self.styles(looks), self.inner)
+        codes = torch.einsum("sw,lwn->lsn", self.vectors(looks), self.inner)
         pairs, rank = {}, self.config.rank
         for number, target in enumerate(self.config.targets):
             down = (codes[2 * number] @ self.down[number]).view(-1, rank, target.inputs)
@@ -189,7 +225,7 @@ class Predictor(nn.Module):
         if len(images) < 2 or not self.config.looks:
             return 1.0
         looks = {name: look[:, None] for name, look in self._looks(images, vectors).items()}
-        return mean_cosine(self.styles(looks))
+        return mean_cosine(self.styles(looks) if self.config.style_looks else self.vectors(looks))
 
     def _looks(self, images: Sequence[Image.Image], vectors: Looks | None) -> dict[str, Tensor]:
         """Look -> what it is of each picture, (k, ..), where the weights are; "pixels" always."""

@@ -13,12 +13,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from limner.models.bundled import Shipped
+from limner.hyper.latents import with_weights
 from limner.models.family import Family
 from limner.models.loading import load
 from limner.models.qwen_image_edit.family import TEXT_LENGTH, encode_text, tokenize
-from limner.models.registry import embedded_bases
-from limner.models.source import Source, locate
+from limner.models.source import Source
 
 SIDES = {"coarse": 224, "fine": 1024}
 """Expert -> pixels of the middle square that its text encoder is shown."""
@@ -45,9 +44,7 @@ def states_of(
     Raises:
         BadBase: The weights cannot be had, or are damaged.
     """
-    if isinstance(source, Shipped):
-        others = [part for part in source.models if part not in (TEXT_ENCODER, "tokenizer")]
-        source = locate(source.name, folders=embedded_bases(), tell=tell, skip_weights=others)
+    source = with_weights(source, (TEXT_ENCODER, "tokenizer"), tell)
     tokenizer = load(family, source, "tokenizer", dtype=torch.bfloat16, device=CPU)
     text_encoder = load(family, source, TEXT_ENCODER, dtype=torch.bfloat16, device=CPU)
     return image_states(tokenizer, text_encoder, images, expert)

@@ -20,9 +20,10 @@ from limner.data.order import LOOK
 from limner.errors import BadRecipe
 from limner.files import sha256_file
 from limner.graph.unit import Unit
-from limner.hyper.predictor import FILE, PIXELS, Look, Predictor, PredictorConfig, pixels_of
+from limner.hyper.latents import look_unit, width_of
+from limner.hyper.predictor import FILE, PIXELS, VAE, Look, Predictor, PredictorConfig, pixels_of
 from limner.hyper.targets import linear_layers, targets_of
-from limner.hyper.vision import embed, fingerprint, load_encoder, skeleton
+from limner.hyper.vision import ENCODERS, embed, fingerprint, load_encoder, skeleton
 from limner.models import loading
 from limner.models.family import Family, OwnPart
 from limner.models.source import Source
@@ -45,12 +46,18 @@ class Learning:
     encoders: tuple[str, ...]
     encoder_folder: str
     side: int
+    vae_side: int
     width: int
     bottleneck: int
+    detail: int
     guidance: float
     experts: tuple[Path, ...]
     """Frozen predictors whose LoRAs are added."""
     seed: int
+
+    def side_of(self, look: str) -> int:
+        """Pixels of the squares that a look sees, where we say so."""
+        return self.vae_side if look == VAE else self.side
 
     def folder_of(self, encoder: str) -> str:
         """Where a frozen encoder lies; "" for the hub's cache."""
@@ -72,8 +79,9 @@ class Experts(nn.Module):
             looks: (S, k, ..) each.
         """
         values = dict(zip(names, looks, strict=True))
-        parts = [_scaled(expert(_read(expert, values)), expert.config.strength) for expert in self.predictors]
-        return _joined(parts) if len(parts) > 1 else parts[0]
+        return joined(
+            [scaled(expert(_read(expert, values)), expert.config.strength) for expert in self.predictors]
+        )
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -84,17 +92,22 @@ class Experts(nn.Module):
 def _read(predictor: Predictor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The looks of a predictor, by its own names; one that looks at nothing is told how many styles."""
     config = predictor.config
-    names = config.names or (next(iter(values)),)
-    return {name: values[_value(name, config.side)] if config.looks else values[name] for name in names}
+    if not config.looks:
+        return dict([next(iter(values.items()))])
+    return {look.name: values[_value(look.name, look.side or config.side)] for look in config.looks}
 
 
-def _scaled(pairs: Pairs, strength: float) -> Pairs:
+def scaled(pairs: Pairs, strength: float) -> Pairs:
+    """LoRAs at a strength."""
     if strength == 1.0:
         return pairs
     return {name: (down, up * strength) for name, (down, up) in pairs.items()}
 
 
-def _joined(parts: Sequence[Pairs]) -> Pairs:
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """The sum of LoRAs of the same styles, exactly: their ranks stand side by side."""
+    if len(parts) == 1:
+        return parts[0]
     names = dict.fromkeys(name for part in parts for name in part)
     return {
         name: (
@@ -107,7 +120,7 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
 
 def _value(name: str, side: int) -> str:
     """What the value of a look is called: pictures of another size are another value."""
-    return f"{LOOK}{name}_{side}" if name == PIXELS else f"{LOOK}{name}"
+    return f"{LOOK}{name}_{side}" if name in (PIXELS, VAE) else f"{LOOK}{name}"
 
 
 def show(
@@ -130,7 +143,7 @@ def predicting(family: Family, learning: Learning) -> Family:
         BadRecipe: Nothing looks at a picture.
     """
     frozen = [Predictor.load(path) for path in learning.experts]
-    looks = _looks(learning, frozen)
+    looks = _looks(family, learning, frozen)
     predict = Unit(
         name="predict",
         function=partial(_predict, tuple(looks)),
@@ -140,7 +153,8 @@ def predicting(family: Family, learning: Learning) -> Family:
         draws=False,
         version=1,
     )
-    parts = {name: _encoder(name, learning.folder_of(name)) for unit in looks.values() for name in unit.uses}
+    names = {name for unit in looks.values() for name in unit.uses if name in ENCODERS}
+    parts = {name: _encoder(name, learning.folder_of(name)) for name in names}
     parts[MODEL] = OwnPart(
         load=lambda source, device: experts(family, source, learning, frozen).to(device),
         skeleton=lambda source: _on_meta(family, source, learning, frozen),
@@ -150,15 +164,19 @@ def predicting(family: Family, learning: Learning) -> Family:
     return replace(family, units=(*looks.values(), predict, *units), own_parts=parts)
 
 
-def _looks(learning: Learning, frozen: Sequence[Predictor]) -> dict[str, Unit]:
+def _looks(family: Family, learning: Learning, frozen: Sequence[Predictor]) -> dict[str, Unit]:
     """Value -> the unit that writes it, of all that the predictors read."""
-    pairs = [(name, learning.side) for name in learning.encoders]
-    pairs += [(name, expert.config.side) for expert in frozen for name in expert.config.names]
+    pairs = [(name, learning.side_of(name)) for name in learning.encoders]
+    pairs += [
+        (look.name, look.side or expert.config.side) for expert in frozen for look in expert.config.looks
+    ]
     pairs = pairs or [(PIXELS, learning.side)]  # a static LoRA, which is told how many rows there are
-    return {_value(name, side): _look_unit(name, side) for name, side in pairs}
+    return {_value(name, side): _look_unit(family, name, side) for name, side in pairs}
 
 
-def _look_unit(name: str, side: int) -> Unit:
+def _look_unit(family: Family, name: str, side: int) -> Unit:
+    if name == VAE:
+        return look_unit(family, _value(name, side), side)
     is_pixels = name == PIXELS
     return Unit(
         name=_value(name, side),
@@ -226,10 +244,7 @@ def config_of(family: Family, source: Source, learning: Learning) -> PredictorCo
         BadBase: An encoder cannot be had.
     """
     denoiser = loading.skeleton(family, source, family.denoiser, dtype=torch.float32)
-    widths = {
-        name: 0 if name == PIXELS else skeleton(name, learning.folder_of(name)).config.hidden_size
-        for name in learning.encoders
-    }
+    looks = tuple(_described(family, source, learning, name) for name in learning.encoders)
     return PredictorConfig(
         base=source.name,
         targets=targets_of(denoiser, learning.endings(family)),
@@ -238,8 +253,17 @@ def config_of(family: Family, source: Source, learning: Learning) -> PredictorCo
         bottleneck=learning.bottleneck,
         side=learning.side,
         guidance=learning.guidance,
-        looks=tuple(Look(name, width) for name, width in widths.items()),
+        looks=looks,
+        detail=learning.detail,
     )
+
+
+def _described(family: Family, source: Source, learning: Learning, name: str) -> Look:
+    if name == PIXELS:
+        return Look(name)
+    if name == VAE:
+        return Look(name, width_of(family, source, learning.vae_side), learning.vae_side)
+    return Look(name, skeleton(name, learning.folder_of(name)).config.hidden_size)
 
 
 def experts(family: Family, source: Source, learning: Learning, frozen: Sequence[Predictor]) -> Experts:

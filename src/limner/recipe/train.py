@@ -11,7 +11,7 @@ from limner.recipe import contradictions, optimizers
 from limner.recipe.fields import Names, Options, PathField, Paths, Ranks, Rates, Section
 
 KindName = Literal["lora", "loha", "lokr", "dora"]
-Encoder = Literal["pixels", "siglip2", "dinov3", "dinov2"]
+Encoder = Literal["pixels", "siglip2", "dinov3", "dinov2", "vae"]
 
 
 class Lora(Section):
@@ -192,8 +192,9 @@ class Instant(Section):
 
     encoders: Annotated[tuple[Encoder, ...], Field(strict=False)] = ("pixels",)
     """What the predictor sees of a picture: "pixels" (a small convolutional network that is trained with it),
-    "siglip2", "dinov3", "dinov2" (frozen, cached); several are added up. Empty: nothing, so that what is
-    trained is one LoRA for all pictures (a bias), and is exported as a LoRA."""
+    "siglip2", "dinov3", "dinov2" (frozen, cached), "vae" (latents of the base's own autoencoder, place by
+    place, cached); several are added up. Empty: nothing, so that what is trained is one LoRA for all pictures
+    (a bias), and is exported as a LoRA."""
     encoder_folder: PathField | None = Field(default=None, examples=["encoders"])
     """Folder with a subfolder for each frozen encoder. Unset: the cache of the Hugging Face hub."""
     references: Annotated[
@@ -204,10 +205,16 @@ class Instant(Section):
     """Pictures of a style in a row that share its references; train.batch is a multiple."""
     side: Annotated[int, Field(ge=16, le=1024)] = 64
     """Side in pixels of the squares that "pixels" sees."""
+    vae_side: Annotated[int, Field(ge=16, le=1024)] | None = Field(default=None, examples=[128])
+    """Side in pixels of the squares whose latents "vae" is. Unset: instant.side. Larger ones say more of what
+    the pictures show."""
     width: Annotated[int, Field(ge=8, le=16384)] = 192
     """Numbers of a style's vector."""
     bottleneck: Annotated[int, Field(ge=1, le=4096)] = 16
     """Numbers between the two matrices of each head; a head writes one side of one layer's LoRA."""
+    detail: Annotated[int, Field(ge=0, le=16384)] = 0
+    """Numbers of a second vector that the heads read beside the style's, made by "vae" alone: what stands
+    where, for experts that learn detail. 0: none, and "vae" is a part of the style's vector."""
     static_steps: Annotated[int, Field(ge=0)] = 0
     """Steps at the start in which only the part is trained that is the same for all styles."""
     experts: Paths = ()
@@ -220,6 +227,16 @@ class Instant(Section):
     def _possible(self) -> Self:
         if twice := [name for name in self.encoders if self.encoders.count(name) > 1]:
             raise BadRecipe(f'instant.encoders names "{twice[0]}" twice. Remove one of them.')
+        if self.detail and "vae" not in self.encoders:
+            raise BadRecipe(
+                f'instant.detail is {self.detail}, which "vae" makes, and instant.encoders has no "vae". Add '
+                "it, or remove instant.detail."
+            )
+        if self.vae_side is not None and "vae" not in self.encoders:
+            raise BadRecipe(
+                f'instant.vae_side is {self.vae_side}, and instant.encoders has no "vae". Add it, or remove '
+                "instant.vae_side."
+            )
         if not self.encoders and self.static_steps:
             raise BadRecipe(
                 f"instant.static_steps is {self.static_steps}, and instant.encoders is empty: all steps "

@@ -18,7 +18,7 @@ from limner.data.order import QUANTILES, SampledView
 from limner.data.styles import IMAGES_PER_STYLE
 from limner.errors import BadBase, BadData
 from limner.graph.unit import run as run_units
-from limner.hyper.predictor import Predictor
+from limner.hyper.predictor import VAE, Predictor
 from limner.hyper.train import MODEL, PAIRS
 from limner.nn.layers.per_sample import Pairs
 from limner.nn.rng import Even
@@ -118,6 +118,7 @@ def evaluate_predictor(path: Path, options: EvalOptions, reporter: Reporter) -> 
 def _recipe(predictor: Predictor, options: EvalOptions) -> Recipe:
     config = predictor.config
     folder = {"instant.encoder_folder": str(options.encoders)} if options.encoders else {}
+    sides = [look.side for look in config.looks if look.name == VAE]
     return change(
         Recipe(),
         {
@@ -132,8 +133,10 @@ def _recipe(predictor: Predictor, options: EvalOptions) -> Recipe:
             "instant.side": config.side,
             "instant.width": config.width,
             "instant.bottleneck": config.bottleneck,
+            "instant.detail": config.detail,
             "instant.experts": [str(path) for path in options.experts],
             "sample.every": -1,
+            "instant.vae_side": sides[0] if sides else None,
             **folder,
         },
     )
