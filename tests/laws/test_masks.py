@@ -162,9 +162,10 @@ def test_all_of_a_picture_of_the_prior_counts(tiny_base: Path, photos: Path, tmp
 
 @pytest.mark.slow
 def test_two_processes_are_one(tiny_base: Path, photos: Path, tmp_path: Path):
-    recipe = masked(
-        tiny_base, photos, masks_of(photos, tmp_path / "masks", 255, 0), train={"batch": 4, "steps": 2}
-    )
+    """As it is for an adapter of another kind: a LoKr."""
+    masks = masks_of(photos, tmp_path / "masks", 255, 0)
+    kind = {"lora": {"kind": "lokr", "rank": 2}, "export": {"for": ("comfyui",)}}
+    recipe = masked(tiny_base, photos, masks, train={"batch": 4, "steps": 2}, **kind)
     train(recipe, tmp_path / "one", Reporter())
     train_in_two(recipe, tmp_path)
     assert losses(tmp_path / "two") == losses(tmp_path / "one")

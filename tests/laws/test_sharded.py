@@ -36,11 +36,14 @@ def checkpointed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wish(base: Path, photos: Path, method: str, *, steps: int = STEPS, shard: str = "auto") -> Recipe:
-    """Three images in micro-batches of one, so that of two processes one has less to do."""
+    """Three images in micro-batches of one, so that of two processes one has less to do.
+
+    The adapter is a DoRA, which asks the most of split weights: norms, and a product beside the input's.
+    """
     return Recipe(
         base=str(base),
         data={"images": str(photos), "flip": True, "caption_dropout": 0.3},
-        lora={"rank": 3, "dropout": 0.1} if method == "lora" else {},
+        lora={"kind": "dora", "rank": 3, "dropout": 0.1} if method == "lora" else {},
         train={
             "method": method,
             "steps": steps,

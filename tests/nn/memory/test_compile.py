@@ -6,9 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
+from adapter_kinds import CASES, moved
 from equipping import equip
 from limner.errors import BadRecipe
 from limner.nn.arch import ArchSpec
+from limner.nn.layers import lora
+from limner.nn.layers.kinds import kind_of
+from limner.nn.layers.quantized_linear import freeze
 from limner.nn.memory import engine
 from messages import raises
 
@@ -78,6 +82,28 @@ def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatc
     torch.compiler.reset()
     model = Model()
     plain = _step(model, 5)
+    equip(model, ARCH, device=CPU, compile=True, streamed=range(4), checkpointed=2)
+    assert all(map(torch.equal, plain, _step(model, 5)))
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings(  # of torch's own tracer
+    "ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)
+@pytest.mark.parametrize("case", ["lora", "loha", "lokr-factor", "dora"])
+def test_every_kind_of_adapter_trains_in_a_program_on_streamed_quantised_weights(
+    monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setattr(engine, "BACKEND", "aot_eager")
+    torch.compiler.reset()
+    model = Model()
+    model.requires_grad_(requires_grad=False)
+    names = [f"blocks.{number}.mix" for number in range(4)]
+    freeze(model, names, "int8")
+    lora.attach(model, names, rank=2, alpha=3.0, dropout=0.0, seed=1, kind=kind_of(**CASES[case]))
+    moved(model)
+    plain = _step(model, 5)
+    assert len(plain) >= 8 and all(gradient.any() for gradient in plain)
     equip(model, ARCH, device=CPU, compile=True, streamed=range(4), checkpointed=2)
     assert all(map(torch.equal, plain, _step(model, 5)))
     torch.compiler.reset()
