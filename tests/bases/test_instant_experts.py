@@ -6,9 +6,7 @@ import torch
 
 from limner.bases import instant_exam
 from limner.bases.instant_experts import (
-    COUNTS,
     EXPERTS,
-    ROWS,
     OwnBatches,
     config_of,
     grown,
@@ -19,7 +17,7 @@ from limner.bases.instant_experts import (
     written,
 )
 from limner.bases.make_instant import ENDINGS, InstantConfig, Training, expert_training, train
-from limner.bases.style_sets import Drawings, encode_images
+from limner.bases.style_sets import Drawings, encode_captions, encode_images
 from limner.hyper.predictor import FILE, VAE, Predictor, PredictorConfig
 from limner.hyper.targets import targets_of
 from limner.nn.layers import per_sample
@@ -48,7 +46,8 @@ def style(parts) -> Predictor:
 
 @pytest.fixture(scope="module")
 def batches(whole_parts, broad_art) -> OwnBatches:
-    return OwnBatches(Drawings(broad_art, 24, 64), whole_parts, seed=0)
+    small = replace(EXPERTS["coarse"], rows=4, counts=(1, 2))
+    return OwnBatches(Drawings(broad_art, 24, 64), whole_parts, small, seed=0)
 
 
 def sized(style: Predictor, name: str, parts) -> PredictorConfig:
@@ -56,19 +55,26 @@ def sized(style: Predictor, name: str, parts) -> PredictorConfig:
     return replace(config, bottleneck=6, detail=8)
 
 
-def test_targets_are_the_references_and_no_style_comes_back(batches):
-    counts = set()
+def test_targets_are_the_references_and_no_style_comes_back(batches, whole_parts):
+    """Each as often as there are copies, of one reference; captions are empty in the share that is said."""
+    small = batches.expert
     for number in range(3):
         batch = batches[number]
-        counts.add(batch.references.shape[1])
+        styles, count = batch.references.shape[:2]
         own = encode_images(batches.vae, batch.references.flatten(0, 1).float() / 255)
-        assert len(batch.latents) == ROWS == len(batch.text["pooled"])
-        assert torch.allclose(batch.latents, own, atol=0.05)
-    assert counts <= {*COUNTS} and not torch.equal(batches[0].references[0, 0], batches[1].references[0, 0])
+        targets = batch.latents.view(styles, -1, count, *own.shape[1:])
+        assert targets.shape[1] == (small.copies if count == 1 else 1) and count in small.counts
+        wanted = own.view(styles, 1, count, *own.shape[1:]).expand_as(targets)
+        assert torch.allclose(targets, wanted, atol=0.05)
+        assert len(batch.latents) == small.rows == len(batch.text["pooled"])
+    assert not torch.equal(batches[0].references[0, 0], batches[1].references[0, 0])
+    batches = OwnBatches(batches.drawings, whole_parts, replace(small, silent=1.0), seed=0)
+    empty = encode_captions(whole_parts, [""])["pooled"]
+    assert torch.equal(batches[0].text["pooled"], empty.expand(small.rows, -1))
 
 
 def test_coarse_begins_as_style_and_fine_as_nothing(parts, batches, style):
-    references = batches[0].references[:3]
+    references = batches[0].references[:2]
     coarse, fine = grown(style, sized(style, "coarse", parts)), untrained(style, sized(style, "fine", parts))
     wanted = written((style,), parts["vae"], references)
     for pairs in (
@@ -114,6 +120,10 @@ def test_an_expert_begins_from_the_style_that_is_named(parts, style, tmp_path):
     run = expert_training(args, CONFIG, parts["vae"])
     assert run.predictor.config.rank == EXPERTS["coarse"].rank and not run.frozen
     run.predictor.save(tmp_path / "coarse" / FILE, {})
+    args.start = tmp_path / "coarse"
+    again = expert_training(args, CONFIG, parts["vae"])
+    assert again.predictor.config == run.predictor.config and all(p.requires_grad for p in again.parameters)
+    args.start = tmp_path / "style"
     args.expert = "fine"
     with pytest.raises(SystemExit, match="--coarse"):
         expert_training(args, CONFIG, parts["vae"])

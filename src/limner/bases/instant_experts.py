@@ -24,11 +24,6 @@ from limner.hyper.predictor import PIXELS, VAE, Look, Looks, Predictor, Predicto
 from limner.hyper.train import joined, scaled
 from limner.nn.layers.per_sample import Pairs
 
-COUNTS = (1, 1, 1, 2)
-"""Numbers of references, one of which each batch has: details are those of one picture."""
-ROWS = 24
-"""Targets of a step."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
@@ -40,11 +35,23 @@ class Expert:
     """Numbers of its vector of details."""
     side: int
     """Pixels of the pictures whose latents it reads."""
+    rows: int
+    """Targets of a step."""
+    copies: int
+    """Of a reference that is alone, among the targets: each has noise of its own."""
+    counts: tuple[int, ...]
+    """Numbers of references, one of which each batch has: details are those of one picture."""
+    silent: float
+    """Share of empty captions: what the picture shows is to come from the picture."""
 
 
 EXPERTS = {
-    "coarse": Expert(rank=8, bottleneck=64, detail=256, side=32),
-    "fine": Expert(rank=8, bottleneck=64, detail=384, side=64),
+    "coarse": Expert(
+        rank=4, bottleneck=64, detail=256, side=32, rows=32, copies=2, counts=(1, 1, 1, 2, 4), silent=0.1
+    ),
+    "fine": Expert(
+        rank=6, bottleneck=24, detail=128, side=64, rows=16, copies=1, counts=(1, 1, 1, 2), silent=0.5
+    ),
 }
 """Name of a step of the chain -> its sizes. Style has rank 4 and a bottleneck of 16."""
 FIRST_STYLE = 5 * 10**14
@@ -179,39 +186,40 @@ def measure(
 class OwnBatches(Dataset[Batch]):
     """Number -> batch whose targets are its references, a pure function of ``seed``; no style comes back."""
 
-    def __init__(self, drawings: Drawings, parts: Mapping[str, Any], *, seed: int) -> None:
-        """Of the drawings whose nouns the base knows, encoded with its ``parts``."""
-        self.drawings, self.vae, self.seed = drawings, parts["vae"], seed
+    def __init__(self, drawings: Drawings, parts: Mapping[str, Any], expert: Expert, *, seed: int) -> None:
+        """Of the drawings whose nouns the base knows, encoded with its ``parts``, for an ``expert``."""
+        self.drawings, self.vae, self.expert, self.seed = drawings, parts["vae"], expert, seed
         lines = [line for noun in drawings.nouns for line in (noun, one(noun))]
         self.text = encode_captions(parts, [*lines, ""])
         self.numbers = {noun: number for number, noun in enumerate(drawings.nouns)}
 
     def __getitem__(self, number: int) -> Batch:
-        dice = random.Random(f"own batch {self.seed} {number}")
-        count = dice.choice(COUNTS)
-        styles = ROWS // count
-        first = FIRST_STYLE + (self.seed * 10**8 + number) * ROWS
+        dice, expert = random.Random(f"own batch {self.seed} {number}"), self.expert
+        count = dice.choice(expert.counts)
+        styles = expert.rows // max(expert.copies, count)
+        copies = expert.rows // (styles * count)
+        first = FIRST_STYLE + (self.seed * 10**8 + number) * expert.rows
         sets = [self._visible(first + offset, count) for offset in range(styles)]
         references = torch.stack([images for images, _ in sets])
-        nouns = [noun for _, nouns in sets for noun in nouns]
+        nouns = [noun for _, nouns in sets for noun in nouns * copies]
         lines = torch.tensor([self._line(dice, noun) for noun in nouns])
         return Batch(
             (references * 255).round().byte(),
-            encode_images(self.vae, references.flatten(0, 1)),
+            encode_images(self.vae, references.repeat(1, copies, 1, 1, 1).flatten(0, 1)),
             {name: states[lines] for name, states in self.text.items()},
         )
 
     def _visible(self, seed: int, count: int) -> tuple[Tensor, list[str]]:
         """Pictures of the style, or of the next seed whose drawings do not vanish, and their nouns."""
         while True:
-            images = self.drawings.images(draw(seed), count, 1, wide=False)
+            images = self.drawings.images(draw(seed), count, 4, wide=False)
             if torch.cat(images[:2]).std(0).mean() > FAINT:
                 return images.references, images.reference_nouns
             seed += 10**12
 
     def _line(self, dice: random.Random, noun: str) -> int:
-        """The noun with its article or without in half, nothing in the others: the picture is to tell."""
+        """The noun alone in two of three, with its article in the others, but for the silent share."""
         share = dice.random()
-        if share >= 0.5:
+        if share >= 1 - self.expert.silent:
             return len(self.numbers) * 2
-        return self.numbers[noun] * 2 + (0 if share < 0.35 else 1)
+        return self.numbers[noun] * 2 + (share >= 2 / 3 * (1 - self.expert.silent))

@@ -71,6 +71,8 @@ class InstantConfig:
     of a step."""
     shift: float = 4.0
     """Of the times: ground and palette are settled in noise."""
+    watch: float = 0.1
+    """Share of the time between two measurements."""
     decay: float = 0.998
     """Of the moving average of the weights, which is what ships."""
     wider: float = 0.3
@@ -174,8 +176,8 @@ def train(
         training: What is trained, perhaps resumed.
         models: The frozen base's parts, the transformer with :class:`PerSample` layers at the targets.
         batches: The data.
-        watch: Called with ``training`` every tenth of the time while the predictor holds the average; its
-            row goes into the record.
+        watch: Called with ``training`` now and then while the predictor holds the average; its row goes
+            into the record.
     """
     config, clock = training.config, Clock(training.config.minutes * 60)
     clock.start -= training.seconds
@@ -194,12 +196,13 @@ def train(
         average=training.average,
     )
     losses = _losses(training, models, iter(loader), clock)
-    recent, saved, next_watch = [], time.monotonic(), 0.1 * (1 + int(clock.share() / 0.1))
+    recent, saved = [], time.monotonic()
+    next_watch = config.watch * (1 + int(clock.share() / config.watch))
     for step in fit(loop, losses, start=training.step, steps=10**7):
         training.step, training.seconds = step.number, clock.seconds()
         recent.append(step.loss)
         if clock.share() >= next_watch or clock.over():
-            next_watch += 0.1
+            next_watch += config.watch
             training.average.swap()
             row = {"step": step.number, "seconds": clock.seconds(), "seed": config.seed}
             row["train_loss"] = sum(recent) / len(recent)
@@ -266,7 +269,8 @@ def main() -> None:
     drawings = Drawings(art, facts["concepts"], facts["resolution"])
     if expert:
         training = expert_training(args, config, models["vae"])
-        batches = instant_experts.OwnBatches(drawings, models, seed=config.seed)
+        sizes = instant_experts.EXPERTS[args.expert]
+        batches = instant_experts.OwnBatches(drawings, models, sizes, seed=config.seed)
     else:
         start = PredictorConfig(base=facts["name"], targets=targets, nested=config.cut_share > 0)
         training = style_training(args, config, start)
@@ -309,7 +313,9 @@ def _config(args: argparse.Namespace) -> InstantConfig:
         shift=args.shift,
         seed=args.seed,
     )
-    return config if args.expert == "style" else replace(config, static_minutes=0.0, cut_share=0.0)
+    if args.expert == "style":
+        return config
+    return replace(config, static_minutes=0.0, cut_share=0.0, watch=0.34)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -338,15 +344,19 @@ def style_training(args: argparse.Namespace, config: InstantConfig, sizes: Predi
 
 
 def expert_training(args: argparse.Namespace, config: InstantConfig, vae: Any) -> Training:
-    """Coarse, which begins as Style (``--start``, or the one in the package), or Fine beside ``--coarse``."""
-    style = Predictor.load(args.start or embedded_predictors()["glyph"])
-    sizes = instant_experts.config_of(style.config, instant_experts.EXPERTS[args.expert], vae)
-    if args.expert == "coarse":
-        return Training(instant_experts.grown(style, sizes), config, args.out)
-    if args.coarse is None:
+    """Of Coarse, which begins as Style, or of Fine beside a frozen Coarse; or of either from itself on.
+
+    ``--start`` is the Style to begin with, that of the package if none is named, or an expert to go on from.
+    """
+    if args.expert == "fine" and args.coarse is None:
         raise SystemExit("--expert fine learns beside a frozen Coarse: name its folder with --coarse.")
-    frozen = (Predictor.load(args.coarse),)
-    return Training(instant_experts.untrained(style, sizes), config, args.out, frozen)
+    frozen = (Predictor.load(args.coarse),) if args.expert == "fine" else ()
+    start = Predictor.load(args.start or embedded_predictors()["glyph"])
+    if start.config.detail:
+        return Training(start.train().requires_grad_(), config, args.out, frozen)
+    sizes = instant_experts.config_of(start.config, instant_experts.EXPERTS[args.expert], vae)
+    begin = instant_experts.untrained if frozen else instant_experts.grown
+    return Training(begin(start, sizes), config, args.out, frozen)
 
 
 def install(out: Path) -> Path:
