@@ -1,6 +1,7 @@
 """Late imports, and those of large libraries: most of what stands between a command and its first step."""
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -30,3 +31,12 @@ def swiftly() -> Iterator[None]:
         gc.freeze()
         if collecting:
             gc.enable()
+
+
+def hush() -> None:
+    """Keep the libraries' progress bars and advice off the terminal: errors reach the user as exceptions."""
+    for name in ("diffusers", "transformers"):
+        with swiftly():
+            library = import_module(name)
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # each error is raised as well
+        library.utils.logging.disable_progress_bar()

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from cases import CASES
 from equipping import equip
 from limner.graph.unit import run, split
-from limner.models.loading import hush, load
+from limner.imports import hush
+from limner.models.loading import load
 from limner.models.registry import family_of
 from limner.models.source import locate
 from limner.nn.layers import lora

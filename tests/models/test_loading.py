@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from limner.errors import BadBase
 from limner.models.flux.family import FAMILY
-from limner.models.loading import fingerprint, library_model, load, precision_of, skeleton
+from limner.models.loading import fingerprint, library_model, load, precision_of, pretrained, skeleton
 from limner.models.qwen_image.family import FAMILY as QWEN_IMAGE
 from limner.models.source import Source, locate
 from tiny import save_qwen_image
@@ -155,3 +157,38 @@ def test_what_t5_keeps_in_fp32_is_so_in_a_skeleton_of_fp16_as_well(tiny_base: Pa
     assert kinds == {name: p.dtype for name, p in true.named_parameters()}
     assert {kind for name, kind in kinds.items() if ".wo." in name} == {torch.float32}
     assert torch.float16 in kinds.values()
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A text encoder that is stored in bf16."""
+    path = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(0)
+    model = CLIPTextModel(CLIPTextConfig(vocab_size=32, max_position_embeddings=8, **SIZES))
+    model.to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("auto", torch.bfloat16), (torch.float16, torch.float16), (torch.float32,) * 2]
+)
+def test_a_model_is_loaded_as_its_library_does_but_for_torchs_default_dtype(
+    folder, monkeypatch, dtype, expected
+):
+    theirs = CLIPTextModel.from_pretrained(folder, dtype=dtype)
+    defaults = []
+    change = torch.set_default_dtype
+    monkeypatch.setattr(torch, "set_default_dtype", lambda value: defaults.append(value) or change(value))
+    model, missing = pretrained(CLIPTextModel, folder, dtype)
+    assert set(defaults) <= {torch.float32} and missing == []
+    assert type(model) is CLIPTextModel and model.dtype == expected
+    pairs = zip(model.named_parameters(), theirs.named_parameters(), strict=True)
+    assert all(ours[0] == other[0] and torch.equal(ours[1], other[1]) for ours, other in pairs)
+
+
+def test_names_that_the_files_lack_are_told(folder):
+    _, missing = pretrained(transformers.CLIPTextModelWithProjection, folder)
+    assert missing == ["text_projection.weight"]

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from limner.errors import BadRecipe
+from limner.imports import hush
 from limner.models.bundled import known
-from limner.models.loading import hush, skeleton
+from limner.models.loading import skeleton
 from limner.models.registry import family_of
 from limner.nn import arch
 from limner.nn.arch import (

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from limner.imports import hush
 from limner.models.bundled import known
-from limner.models.loading import hush, skeleton
+from limner.models.loading import skeleton
 from limner.models.registry import family_of
 from limner.nn.arch import lists
 from limner.planning.alike import once

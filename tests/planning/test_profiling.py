@@ -6,9 +6,9 @@ from typing import get_args
 import pytest
 
 from cases import CASES
+from limner.imports import hush
 from limner.models.bundled import known
 from limner.models.family import Family
-from limner.models.loading import hush
 from limner.models.registry import family_of
 from limner.models.source import Source, locate
 from limner.nn.arch import ArchSpec

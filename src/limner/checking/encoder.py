@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from limner.errors import BadBase, first_line
-from limner.models.loading import LOAD_ERRORS, hush
+from limner.imports import hush
+from limner.models.auto_class import class_in
+from limner.models.loading import LOAD_ERRORS, pretrained
 
 SAME_KIND_DISTANCE = 0.2
 """Distance, 1 minus the cosine, below which such models have two pictures of one kind."""
@@ -31,13 +33,13 @@ class ImageEncoder:
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
         """See the class."""
-        from transformers import AutoImageProcessor, AutoModel  # takes a second to load
+        from transformers import MODEL_MAPPING, AutoImageProcessor  # takes a second to load
 
         hush()
         self.name, self.device = name, device
         with self._refusing():
             self._processor: Any = AutoImageProcessor.from_pretrained(name, local_files_only=True)
-            model: Any = AutoModel.from_pretrained(name, local_files_only=True, use_safetensors=True)
+            model, _ = pretrained(class_in(MODEL_MAPPING, name), name)
             self._model = model.eval().requires_grad_(requires_grad=False).to(device)
 
     @contextmanager

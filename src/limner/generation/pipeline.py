@@ -13,10 +13,11 @@ from limner.assembly.assemble import DTYPES
 from limner.assembly.base import fp16_of
 from limner.assembly.resolve import device_of, precision_of
 from limner.errors import BadBase, first_line
+from limner.imports import hush
 from limner.lora import diffusers_loader
 from limner.models.facts import is_tokenizer
 from limner.models.family import Family, SamplingParams
-from limner.models.loading import LOAD_ERRORS, hush, library_model, load, skeleton
+from limner.models.loading import LOAD_ERRORS, library_model, load, skeleton
 from limner.models.registry import families
 from limner.models.sampling import pipeline_class_of, put_together, sampler
 from limner.models.source import Source

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from limner.data.images import read_image
 from limner.errors import BadBase, first_line
-from limner.models.loading import LOAD_ERRORS, hush
+from limner.imports import hush
+from limner.models.loading import LOAD_ERRORS, pretrained
 
 SIDE = 1024
 """Pixels of the square that every picture becomes first."""
@@ -95,7 +96,7 @@ def load_encoder(name: str, folder: str = "") -> Any:
     path = folder or encoder.hub_id
     try:
         cls = getattr(transformers, encoder.model_class)
-        model = cls.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype="auto")
+        model, _ = pretrained(cls, path)
     except LOAD_ERRORS as error:
         if folder and Path(folder).is_dir():
             raise BadBase(f"{folder} is no {name} encoder that can be read: {first_line(error)}.") from error

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from limner.errors import BadBase, first_line
 from limner.files import atomic_folder, atomic_write, real_path, require_space, user_cache, write_json
+from limner.imports import hush
 from limner.models.facts import FilePart
 from limner.models.family import Family
 from limner.models.key_map import KeyStyle
-from limner.models.loading import LOAD_ERRORS, hush, skeleton
+from limner.models.loading import LOAD_ERRORS, skeleton
 from limner.models.registry import family_of
 from limner.models.single_file import Single, look
 from limner.models.source import WEIGHTS, Source, content, locate

@@ -1,9 +1,8 @@
 """Models of a base: read one at a time from safetensors, tensor by tensor, or as weightless skeletons."""
 
 import importlib
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from limner.errors import BadBase, BrokenGraph, first_line
-from limner.imports import swiftly
+from limner.imports import hush, swiftly
 from limner.models.facts import is_tokenizer
 from limner.models.family import Family
 from limner.models.source import Source
@@ -286,36 +285,49 @@ def _whole(library: str, cls: Any, source: Source, part: str, dtype: torch.dtype
     if library == "diffusers":
         model = hollow(cls, cls.load_config(folder, local_files_only=True), dtype).eval()
         return model, read(model, source.weights(part), dtype, torch.device("cpu"), layer_kinds={})
-    with BUILDING:
-        model, loading_info = _loader(cls, dtype).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
-        )
-    model.__class__ = cls
-    return model, sorted(loading_info["missing_keys"])
+    return pretrained(cls, folder, dtype)
 
 
 BUILDING = RLock()
 """Held while a model of transformers is made, which replaces functions of that library for all threads."""
 
 
-@cache
-def _loader(cls: Any, dtype: torch.dtype) -> Any:
-    """A class of transformers, loaded in ``dtype`` without a change of torch's default, every thread's."""
+def pretrained(cls: Any, folder: str | Path, dtype: torch.dtype | str = "auto") -> tuple[Any, list[str]]:
+    """``cls.from_pretrained`` of transformers, on this disk, under no other default dtype of torch.
+
+    Args:
+        cls: A model class.
+        folder: In the layout of transformers, or a hub id whose files are here.
+        dtype: Of the parameters; "auto": as they are stored. Tables have a precision of their own.
+
+    Returns:
+        The model, and the names of parameters that the files lack, sorted.
+    """
+    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    with BUILDING:
+        model, loading_info = _loader(cls).from_pretrained(
+            folder, **options, dtype=dtype, output_loading_info=True
+        )
+    model.__class__ = cls
+    return model, sorted(loading_info["missing_keys"])
+
+
+def _loader(cls: Any) -> Any:
+    """A class for one loading; torch's default dtype, every thread's, stays as it is."""
+    dtypes: list[torch.dtype] = []
 
     def init(self: nn.Module, *arguments: Any, **options: Any) -> None:
         cls.__init__(self, *arguments, **options)
         for parameter in self.parameters():  # on meta: they take the weights in their dtype
             if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
+                parameter.data = parameter.data.to(dtypes[0])
 
-    def get_init_context(kind: Any, _: torch.dtype, *arguments: Any) -> Any:
+    def get_init_context(kind: Any, dtype: torch.dtype, *arguments: Any) -> Any:
+        dtypes[:] = [dtype]
         return super(loader, kind).get_init_context(torch.get_default_dtype(), *arguments)
 
     methods = {"__init__": init, "get_init_context": classmethod(get_init_context)}
-    methods["__module__"] = (
-        cls.__module__
-    )  # by which the library knows its own, whose old names it translates
-    loader = type(cls.__name__, (cls,), methods)
+    loader = type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__})  # whose old names it knows
     return loader
 
 
@@ -386,14 +398,3 @@ def _imported(family: Family, part: str) -> tuple[str, Any]:
     library, kind = family.library(part)
     with swiftly():
         return library, getattr(importlib.import_module(library), kind)
-
-
-def hush() -> None:
-    """Keep the libraries' progress bars and advice off the terminal: errors reach the user as exceptions."""
-    with swiftly():
-        import diffusers
-        import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity(logging.CRITICAL)  # each error is raised as well
-        library.utils.logging.disable_progress_bar()

@@ -43,15 +43,17 @@ class Local:
         # Of a folder only its name is recorded: captions are shared, the paths of a machine are not.
         self.model = real_path(Path(path)).name if Path(path).is_dir() else path
         torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+        from limner.models.auto_class import class_in
+        from limner.models.loading import pretrained
+
         self._torch = torch
         self._device = _device(torch, options.device)
         dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
         loading = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._processor = _processor(transformers, path, loading)
-            model = transformers.AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, **loading
-            )
+            cls = class_in(transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, path)
+            model, _ = pretrained(cls, path, dtype)
         except ImportError as error:
             raise BadProvider(
                 f"{self.model} needs a package that is missing: {_first(error)}. "
