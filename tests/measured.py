@@ -14,6 +14,7 @@ from limner.graph.unit import run as run_units
 from limner.models.loading import load
 from limner.nn import arch
 from limner.nn.layers import lora, quantized_linear
+from limner.nn.layers.kinds import kind_of
 from limner.nn.layers.quantized_linear import storable
 from limner.nn.memory.checkpointing import Checkpoint
 from limner.nn.memory.offload import cast_once
@@ -52,11 +53,13 @@ class Real:
             arch.unfreeze(self.denoiser)
         for name in () if config is None else self.models:
             names = lora.matching(self.models[name], family.endings(name, config.targets))
-            lora.attach(self.models[name], names, rank=config.rank, alpha=config.rank, dropout=0.0, seed=0)
+            kind = kind_of(config.kind, factor=config.factor, full_matrix=config.full_matrix)
+            sizes = {"rank": config.rank, "alpha": config.rank, "dropout": 0.0, "seed": 0, "kind": kind}
+            lora.attach(self.models[name], names, **sizes)
             if spec.kind == "cuda":
                 lora.together(self.models[name])
-        kind = arch if config is None else lora
-        self.trained = [each for name in self.models for each in kind.trained(self.models[name])]
+        trained = arch.trained if config is None else lora.trained
+        self.trained = [each for name in self.models for each in trained(self.models[name])]
         if dtype != torch.float32 and config is not None:
             cast_once(self.denoiser, family.arch, dtype)
         self.unseen = 0

@@ -59,6 +59,19 @@ def test_arithmetic_on_a_profile_predicts_a_true_step(name: str, tmp_path: Path)
         )
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr", "dora"])
+def test_so_it_does_for_every_kind_of_adapter(kind: str, tmp_path: Path) -> None:
+    family, source = tiny("flux-dev", tmp_path)
+    wish = {"size": (128, 128), "rank": 4, "compute": "fp32", "kind": kind}
+    found = profile(*traced(family, source, **wish), machine=Machine(granule=1))
+    real = Real(*traced(family, source, **wish))
+    assert found.learning == sum(factor.numel() for factor in real.trained)
+    for images, count in ((1, 0), (2, len(found.blocks))):
+        plan = Plan(compute="fp32", weights="fp32", checkpointed_blocks=count, micro_batch=images)
+        predicted = train_memory(found, plan, device_kind="cpu").total
+        assert predicted == pytest.approx(real.peak(images, count), rel=0.005)
+
+
 def test_what_never_learns_and_what_is_made_once_is_known_to_the_kilobyte(tmp_path: Path) -> None:
     """Qwen-Image keeps its positions from the first step on, and its last block's text reaches no loss."""
     family, source = tiny("qwen-image", tmp_path)

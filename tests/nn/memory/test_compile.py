@@ -76,17 +76,6 @@ def test_modulations_are_computed_ahead_outside_the_program(counter: CompileCoun
     assert counter.frame_count >= 1
 
 
-def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a true backward graph: what it keeps of streamed weights is brought back."""
-    monkeypatch.setattr(engine, "BACKEND", "aot_eager")
-    torch.compiler.reset()
-    model = Model()
-    plain = _step(model, 5)
-    equip(model, ARCH, device=CPU, compile=True, streamed=range(4), checkpointed=2)
-    assert all(map(torch.equal, plain, _step(model, 5)))
-    torch.compiler.reset()
-
-
 @pytest.mark.filterwarnings(  # of torch's own tracer
     "ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute:UserWarning"
 )
@@ -94,6 +83,7 @@ def test_gradients_survive_a_program_of_their_own(monkeypatch: pytest.MonkeyPatc
 def test_every_kind_of_adapter_trains_in_a_program_on_streamed_quantised_weights(
     monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
+    """With a true backward graph: what it keeps of streamed weights is brought back."""
     monkeypatch.setattr(engine, "BACKEND", "aot_eager")
     torch.compiler.reset()
     model = Model()
