@@ -1,25 +1,21 @@
 """What the contract test knows of each family that the family cannot vouch for itself."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 import tiny
 import tiny_anima
 import tiny_chroma
 import tiny_edit
 import tiny_flux2_dev
+import tiny_hidream
 import tiny_ideogram4
 import tiny_qwen21
+from case import Case
 from limner.models.bundled import known
 from limner.models.family import Objective
 from limner.models.source import Source, locate
 from references import (
-    Values,
     chroma_encode,
     chroma_pred,
     flow_loss,
@@ -38,7 +34,6 @@ from references import (
     qwen_encode,
     qwen_guess,
     qwen_latent,
-    scaled,
     sd3_encode,
     sd3_guess,
     sd15_encode,
@@ -51,53 +46,9 @@ from references import (
     z_guess,
 )
 from references_anima import anima_encode, anima_pred
+from references_hidream import hidream_encode, hidream_pred
 from references_ideogram4 import ideogram4_encode, ideogram4_latent, ideogram4_pred
 from references_qwen21 import qwen21_encode, qwen21_latent, qwen21_pred
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One family, or one kind of base of a family."""
-
-    name: str
-    pipeline: str
-    save: Callable[[Path], Path]
-    text: tuple[str, ...]
-    """Boundary values of a caption when the denoiser alone is trained."""
-    more: tuple[str, ...] = ()
-    """Other boundary values besides the latent's."""
-    encode: Callable[..., Values]
-    """Stock pipeline and captions -> the values in ``text``, by the pipeline itself."""
-    pred: Callable[[Any, Any, Values], Tensor]
-    """Stock pipeline, trained denoiser, values -> what the example script's loss compares, (B, C, h, w)."""
-    loss: Callable[[Any, Tensor, Values], Tensor]
-    """Stock pipeline, pred, values -> the loss of the example script."""
-    objective: Objective = Objective()
-    full: str
-    """Registered name of the true base; of one that has none a folder with its configs."""
-    parameters: int
-    """Of the true denoiser, as published or counted from its checkpoint."""
-    linears: Mapping[str, int] = field(default_factory=dict)
-    """Target group -> layers of the true denoiser that it names."""
-    targets: str = "auto"
-    """Group that is trained in the tests of the contract."""
-    latent: Callable[[Any, Tensor], Tensor] = lambda pipe, mean: scaled(pipe, mean)
-    """Stock pipeline, mean of the VAE's posterior -> the latent that the pipeline would decode from."""
-    video: bool = False
-    """Whether the VAE wants (B, C, frames, H, W)."""
-    opaque: bool = False
-    """Whether the VAE wants a fourth channel, of 1."""
-    controls: int = 0
-    """Control images of each image."""
-    complete: Callable[[Any], Any] = lambda pipe: pipe
-    """Stock pipeline as it is loaded -> with what else it needs."""
-    given: Callable[[Path], Mapping[str, Any]] = lambda folder: {}
-    """Folder -> parts of the stock pipeline that it does not load, such as one that ``complete`` makes."""
-    text_sees: bool = False
-    """Whether ``encode`` is given control images too."""
-    alive: float = 0.9
-    """Share of the factors that get a gradient."""
-
 
 TRUE = Path(__file__).parent / "true"
 """Configs of true bases that have no registered name."""
@@ -281,6 +232,20 @@ CASES = (
         parameters=7_115_124_736,
         linears={"attention": 32 * 4, "all-linear": 32 * 7},
         given=lambda folder: {"processor": tiny_qwen21.TextOnly.read(folder)},
+    ),
+    Case(
+        name="hidream",
+        pipeline="HiDreamImagePipeline",
+        save=tiny_hidream.save_hidream,
+        text=("pooled", "pooled_2", "context", "states"),
+        encode=hidream_encode,
+        pred=hidream_pred,
+        loss=flow_loss,
+        full="hidream-i1-full",
+        parameters=17_105_733_184,
+        linears={"attention": 16 * 8 + 32 * 4, "all-linear": 16 * 14 + 32 * 7, "experts": 16 * 26 + 32 * 19},
+        targets="experts",
+        complete=tiny_hidream.sized,
     ),
     Case(
         name="z-image",

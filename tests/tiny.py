@@ -64,7 +64,7 @@ def save_flux(folder: Path, *, guided: bool = False, pipeline: Any = FluxPipelin
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=t5(16),
         tokenizer_2=t5_tokenizer(),
         transformer=FluxTransformer2DModel(
@@ -97,9 +97,9 @@ def save_sdxl(folder: Path, **scheduler: Any) -> Path:
         ),
         vae=vae(scaling_factor=0.13025),
         text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=24, projection_dim=12)),
-        tokenizer_2=_clip_tokenizer(pad_token="!"),
+        tokenizer_2=clip_tokenizer(pad_token="!"),
         unet=_unet(
             cross_attention_dim=16 + 24,
             use_linear_projection=True,
@@ -127,7 +127,7 @@ def save_sd15(folder: Path, **scheduler: Any) -> Path:
         ),
         vae=vae(scaling_factor=0.18215),
         text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         unet=_unet(cross_attention_dim=16),
         safety_checker=None,
         feature_extractor=None,
@@ -143,9 +143,9 @@ def save_sd3(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(scaling_factor=0.5, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=CLIPTextModelWithProjection(clip_config(projection_dim=8)),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(clip_config(hidden_size=24, projection_dim=12)),
-        tokenizer_2=_clip_tokenizer(pad_token="!"),
+        tokenizer_2=clip_tokenizer(pad_token="!"),
         text_encoder_3=t5(48),
         tokenizer_3=t5_tokenizer(),
         transformer=SD3Transformer2DModel(
@@ -387,7 +387,7 @@ def clip_config(**config: Any) -> CLIPTextConfig:
     return CLIPTextConfig(**{**sizes, **ids, **config})
 
 
-def _clip_tokenizer(**config: Any) -> CLIPTokenizer:
+def clip_tokenizer(**config: Any) -> CLIPTokenizer:
     pieces = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS), "!"]
     vocab = {piece: n for n, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, **config)

@@ -143,6 +143,7 @@ def test_where_a_norm_reads_the_last_product_there_are_no_tails(subject: Subject
 def test_what_a_block_reads_in_its_middle_is_never_left_out(subject: Subject) -> None:
     middle = {"z-image": "*.*.attention.to_out.0", "sdxl": "*.*.*.*.*.*.attn2.to_out.0"}
     middle["ideogram4"] = middle["z-image"]
+    middle["hidream"] = "*.*.block.attn1.to_out"
     middle["anima"] = "transformer_blocks.*.attn2.to_out.0"
     middle["sd15"], middle["flux2"] = middle["sdxl"], "transformer_blocks.*.attn.to_out.0"
     pattern = middle.get(subject.base.family.name, "transformer_blocks.*.attn.to_out.0")

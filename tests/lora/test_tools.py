@@ -63,7 +63,7 @@ def test_how_much_each_tool_takes() -> None:
     for family in lora_keys():
         for tool in (DIFFUSERS, COMFYUI, KOHYA):
             reasons = set(unsupported(whole(family), family, tool).values())
-            known = tool is not KOHYA or family not in ("ideogram4", "qwen-image-21")
+            known = tool is not KOHYA or family not in ("hidream", "ideogram4", "qwen-image-21")
             assert reasons == (set() if known else {f"kohya has no reader for {family}"})
     assert set(unsupported(whole("flux"), "flux", DIFFSYNTH).values()) == {
         "diffsynth reads no text_encoder of flux",

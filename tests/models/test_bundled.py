@@ -36,6 +36,9 @@ COUNTS = {
     "wan": 126_892_531,
     "qwen3-vl-8b": 8_767_123_696,
     "vae-qwen-21": 337_740_404,
+    "clip-l-long": 123_781_632,
+    "clip-big-g-long": 694_878_720,
+    "llama-3.1-8b": 8_030_261_248,
 }
 """Numbers of the published checkpoints."""
 
@@ -51,6 +54,11 @@ PUBLISHED = {
     "flux2-klein-9b": ("qwen3-8b", "vae-flux2", 9_078_581_248),
     "flux2-klein-9b-distilled": ("qwen3-8b", "vae-flux2", 9_078_581_248),
     "flux2-dev": ("mistral-small", "vae-flux2", 32_223_281_152),
+    # seven files of 34.21 GB in all, two bytes each
+    **dict.fromkeys(
+        ("hidream-i1-full", "hidream-i1-dev", "hidream-i1-fast"),
+        ("clip-l-long", "clip-big-g-long", "t5-xxl", "llama-3.1-8b", "vae-flux", 17_105_733_184),
+    ),
     "krea2": ("qwen3-vl-4b", "wan", 12_820_073_036),
     "krea2-turbo": ("qwen3-vl-4b", "wan", 12_820_073_036),
     "qwen-image": ("qwen2.5-vl-7b", "wan", 20_430_401_088),

@@ -86,6 +86,8 @@ def test_of_a_preset_for_all_weights_nothing_of_the_lora_is_left(family):
         ("qwen-image-2.1-turbo", "qwen-image-21"),
         ("someone/Qwen-Image-2.1-cats", "qwen-image-21"),
         ("anima", "anima"),
+        ("hidream-i1-fast", "hidream"),
+        ("HiDream-ai/HiDream-I1-Full", "hidream"),
         ("circlestone-labs/Anima-Base-v1.0-Diffusers", "anima"),
         ("cagliostrolab/animagine-xl-4.0", "sdxl"),
         ("krea2-turbo", "krea2"),

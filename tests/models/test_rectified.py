@@ -36,6 +36,12 @@ def times(folder: Path, latent: torch.Tensor, objective: Objective = Objective()
     return rectified.draw_time.bind(**chosen).run({}, {"latent": latent}, DRAWS)["time"]
 
 
+def test_a_sampler_may_call_its_shift_another_name(tmp_path: Path):
+    """diffusers' UniPC and DPM-Solver say ``flow_shift``."""
+    latent = torch.zeros(8, 1, 8, 8)
+    assert torch.equal(times(tmp_path, latent, flow_shift=3.0), times(tmp_path, latent, shift=3.0))
+
+
 @pytest.mark.parametrize(("side", "tokens"), [(64, 1024), (128, 4096)])
 def test_larger_images_see_more_noise(tmp_path: Path, side: int, tokens: int):
     latent = torch.zeros(32, 1, side, side)

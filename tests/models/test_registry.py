@@ -183,6 +183,17 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "chroma": ("ChromaTransformer2DModel", {}, ""),
     "flux": ("FluxTransformer2DModel", {"guidance_embeds": True}, ""),
     "flux2": ("Flux2Transformer2DModel", {}, ""),
+    "hidream": (
+        "HiDreamImageTransformer2DModel",
+        {
+            "patch_size": 2,
+            "in_channels": 16,
+            "caption_channels": (4096, 4096),
+            "axes_dims_rope": (64, 32, 32),
+            "llama_layers": (*range(32), *[31] * 16),
+        },
+        "",
+    ),
     "ideogram4": ("Ideogram4Transformer2DModel", {}, ""),
     "krea2": ("Krea2Transformer2DModel", {}, ""),
     "qwen-image": ("QwenImageTransformer2DModel", {}, ""),

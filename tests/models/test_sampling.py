@@ -145,7 +145,12 @@ def hand_made(base: Base) -> nn.Module:
     """Both models see everything; of each answer the half, or the turn, that is its branch's is taken."""
     denoiser, bare = strong(base), base.models[base.family.denoiser]
     positive, negative, calls = denoiser.forward, bare.forward, []
-    negative_first = base.family.name in ("sdxl", "sd15", "sd3")  # as their pipelines join the two batches
+    negative_first = base.family.name in (
+        "sdxl",
+        "sd15",
+        "sd3",
+        "hidream",
+    )  # as their pipelines join the two batches
 
     def both(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -198,3 +203,14 @@ def test_models_are_as_before_whatever_happens():
         raise KeyError
     assert last == {encoder: "positive", denoiser: "positive"}
     assert vars(denoiser)["forward"] is before and "forward" not in vars(encoder)
+
+
+def test_both_batches_may_be_on_another_axis_of_an_argument():
+    """HiDream-I1's states have their layers first: here four of them, as many as there are samples."""
+    denoiser = nn.Linear(2, 2)
+    guidance = Guidance(passes="negative-first", batch_axes={"states": 1})
+    denoiser.forward = lambda sample, *, states, other: (sample + states.sum(0) + other,)  # pyright: ignore
+    states, other = torch.arange(16.0).view(4, 4, 1), torch.arange(4.0).view(4, 1)
+    with by_branch(guidance, denoiser, [], lambda model, branch: None):
+        (out,) = denoiser(torch.zeros(4, 1), states=states, other=other)
+    assert torch.equal(out, states.sum(0) + other)

@@ -359,7 +359,7 @@ def test_what_is_fetched_in_part_does_not_pass_for_the_whole(
         return str(tiny_base)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(source, "_announce", lambda *_: None)
+    monkeypatch.setattr(source, "announce", lambda *_: None)
     locate("flux-dev", folders={})
     locate("flux-dev", folders={}, skip_weights=("transformer", "vae"))
     whole, lent = asked

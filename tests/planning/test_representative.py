@@ -35,6 +35,11 @@ def test_one_block_of_each_sort_stands_for_all_of_it():
     assert of_true("sd35-medium", full=True) == of_true("sd35-medium")
 
 
+def test_what_a_config_lists_for_every_block_is_as_short_as_they_are():
+    """HiDream-I1's layers of Llama, one for each block of either kind."""
+    assert of_true("hidream-i1-full") == [0, *[1] * 14, 2, 3, *[4] * 30, 5]
+
+
 def test_where_few_layers_learn_the_second_block_plays_itself_alone():
     assert of_true("sd35-large", targets=["ff.net.2"]) == [0, 1, *[2] * 35, 3]
 

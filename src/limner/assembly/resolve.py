@@ -25,7 +25,7 @@ from limner.imports import imported
 from limner.lora.location import locate_base
 from limner.models.facts import Objective
 from limner.models.family import Family
-from limner.models.source import Source, on_this_disk
+from limner.models.source import Source
 from limner.nn.memory.offload import require_kernels
 from limner.nn.memory.plan import HALVES, Compute, Kind, Plan
 from limner.nn.rng import seed_of
@@ -276,7 +276,7 @@ def before_images(recipe: Recipe) -> Resolved | None:
     Raises:
         BadRecipe: The family cannot do what is asked.
     """
-    is_here = on_this_disk(recipe.base)
+    is_here = imported("limner.models.hub:on_this_disk")(recipe.base)
     if is_here and not (recipe.distill.prompts or recipe.slider.neutral):
         return None
     source = (

@@ -24,6 +24,8 @@ KERNEL_KEYS = (*ATTENTION_KEYS, "experts_implementation", "_experts_implementati
 KERNELS = (None, "eager", "sdpa")
 """Attention that torch itself computes."""
 DTYPES = (None, "auto", "float32", "float16", "bfloat16", "float64")
+GENERAL_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""A tokenizer of no model's own, as transformers 4 and 5 call it."""
 MAX_LAYERS = 1000
 """Of any part. The largest of known bases have 60; each is built before its weights are looked for."""
 MAX_NUMBER = 2**31
@@ -63,6 +65,8 @@ def class_names(part: str, facts: FamilyFacts) -> tuple[str, ...]:
     if part in facts.processors:
         return (facts.processors[part],)
     name = facts.parts[part].partition(":")[2]
+    if name == GENERAL_TOKENIZER[0]:
+        return GENERAL_TOKENIZER
     return (name.removesuffix("Fast"), f"{name.removesuffix('Fast')}Fast") if "Tokenizer" in name else (name,)
 
 

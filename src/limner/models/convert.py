@@ -39,7 +39,7 @@ SHARD = 2 * 10**9
 def lend(donor: Source, part: str, folder: Path, *, allow_links: bool) -> None:
     """Have a part as a donor has it: copied; ``allow_links`` where nobody will write in ``folder``."""
     folder.mkdir(parents=True)
-    part_folder = donor.root / part
+    part_folder = donor.folder(part)
     for path in {part_folder / "config.json", *part_folder.glob("*.index.json"), *donor.weights(part)}:
         if path.is_file() and not (allow_links and _link(path, folder / path.name)):
             shutil.copyfile(path, folder / path.name)

@@ -147,6 +147,9 @@ class FamilyFacts:
     processors: Mapping[str, str] = field(default_factory=dict)
     """Part -> the class that ``model_index.json`` names there, of a processor of text and images of which the
     tokenizer alone is read."""
+    borrowed: Mapping[str, str] = field(default_factory=dict)
+    """Part -> hub id of the model that it is, where no repository of a base holds it. Its files are at the
+    top there, its config in the family's ``configs/parts/<part>.json``."""
     samplers: tuple[str, ...]
     """Classes of diffusers that a base may name as its sampler: no other class is ever loaded by a name."""
     bases: tuple[RegisteredBase, ...]

@@ -39,6 +39,8 @@ class Guidance:
     """Guidance scale up to which there is no negative pass."""
     distilled: Callable[[Source], bool] = lambda source: False
     """Whether a base has guidance in its weights, so that there is never a negative pass."""
+    batch_axes: Mapping[str, int] = field(default_factory=dict)
+    """Argument of the denoiser -> which of its axes is that of both batches, where that is not the first."""
     model: str = ""
     """Part that makes the negative pass in the denoiser's place: of its class, without a prompt, never
     trained and loaded for pictures alone. "": the denoiser makes both."""

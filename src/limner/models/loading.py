@@ -223,10 +223,10 @@ def load(  # noqa: PLR0913  what is read, how, and where to
     placement = partial(_placement, family, on_host, folder) if on_host else None
     try:
         if is_tokenizer(part):
-            return cls.from_pretrained(source.root / part, local_files_only=True)
+            return cls.from_pretrained(source.folder(part), local_files_only=True)
         kind = precision_of(family, part, dtype)
         if library == "diffusers" and part in family.denoisers:
-            model = hollow(cls, cls.load_config(source.root / part, local_files_only=True), kind)
+            model = hollow(cls, cls.load_config(source.folder(part), local_files_only=True), kind)
             missing = read(model, files, kind, device, **_storage(family, model, plan), placement=placement)
         else:
             if plan and plan.codes:
@@ -281,7 +281,7 @@ def _require_whole(source: Source, part: str, missing: Sequence[str]) -> None:
 
 def _whole(library: str, cls: Any, source: Source, part: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """A model on the host, to the bit as its library reads it, and the names that the files lack."""
-    folder = source.root / part
+    folder = source.folder(part)
     if library == "diffusers":
         model = hollow(cls, cls.load_config(folder, local_files_only=True), dtype).eval()
         return model, read(model, source.weights(part), dtype, torch.device("cpu"), layer_kinds={})

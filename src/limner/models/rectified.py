@@ -300,7 +300,8 @@ def times(
     sampler = source.config("scheduler")
     low, high, min_tokens, max_tokens = (float(sampler.get(key, value)) for key, value in SHIFT_RANGE.items())
     shift_rule = shift_rule or partial(resolution_shift, low=low, high=high, few=min_tokens, many=max_tokens)
-    base_shift = shift_rule if sampler.get("use_dynamic_shifting") else float(sampler.get("shift", 1.0))
+    fixed_shift = float(sampler.get("shift", sampler.get("flow_shift", 1.0)))
+    base_shift = shift_rule if sampler.get("use_dynamic_shifting") else fixed_shift
     density = objective.time_density or "logit-normal"
     if density in SHIFTLESS:
         density, base_shift = SHIFTLESS[density], 1.0

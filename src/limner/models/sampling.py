@@ -260,7 +260,7 @@ def by_branch(
             stack.enter_context(_replaced(denoiser, "cache_context", _in_context(denoiser, select)))
         else:
             first: Branch = "negative" if guidance.passes == "negative-first" else "positive"
-            stack.enter_context(_replaced(denoiser, "forward", _in_halves(denoiser, select, first)))
+            stack.enter_context(_replaced(denoiser, "forward", _in_halves(denoiser, select, first, guidance)))
         try:
             yield
         finally:
@@ -303,8 +303,8 @@ def _in_context(denoiser: Any, select: Select) -> Callable[..., Any]:
     return named
 
 
-def _in_halves(denoiser: nn.Module, select: Select, first: Branch) -> Callable[..., Any]:
-    forward = denoiser.forward
+def _in_halves(denoiser: nn.Module, select: Select, first: Branch, guidance: Guidance) -> Callable[..., Any]:
+    forward, axes = denoiser.forward, guidance.batch_axes
     order: tuple[Branch, ...] = (first, "positive" if first == "negative" else "negative")
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -313,7 +313,9 @@ def _in_halves(denoiser: nn.Module, select: Select, first: Branch) -> Callable[.
         for part, branch in enumerate(order):
             select(denoiser, branch)
             half_args = [_half(value, count, part) for value in args]
-            half_kwargs = {name: _half(value, count, part) for name, value in kwargs.items()}
+            half_kwargs = {
+                name: _half(value, count, part, axes.get(name, 0)) for name, value in kwargs.items()
+            }
             outputs.append(forward(*half_args, **half_kwargs)[0])
         is_tensor = isinstance(outputs[0], Tensor)
         return (torch.cat(outputs) if is_tensor else [*outputs[0], *outputs[1]],)
@@ -321,14 +323,14 @@ def _in_halves(denoiser: nn.Module, select: Select, first: Branch) -> Callable[.
     return run
 
 
-def _half(value: Any, count: int, part: int) -> Any:
-    """The first or second half of what has a batch of ``count``; anything else as it is."""
+def _half(value: Any, count: int, part: int, axis: int = 0) -> Any:
+    """The first or second half of what has a batch of ``count`` on an axis; anything else as it is."""
     half = slice(part * count // 2, (part + 1) * count // 2)
     match value:
         case Mapping():
             return {name: _half(inner, count, part) for name, inner in value.items()}
-        case Tensor() if value.dim() and len(value) == count:
-            return value[half]
+        case Tensor() if value.dim() > axis and value.shape[axis] == count:
+            return value.narrow(axis, half.start, half.stop - half.start)
         case list() if len(value) == count:
             return value[half]
     return value

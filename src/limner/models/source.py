@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,12 @@ from limner.files import (
     write_json,
     write_text,
 )
+from limner.imports import imported
 from limner.models.config_rules import require_plain
 from limner.models.facts import is_tokenizer
 from limner.models.registry import (
     INDEX,
-    MODULAR_INDEX,
+    facts_of,
     hub_bases,
     hub_id_of,
     index_path,
@@ -58,6 +59,8 @@ FACTS = {"resolution": 8192, "text_length": 8192, "guidance": 100}
 TOKENIZER = (".json", ".txt", ".model")
 
 
+NO_PART = [None, None]
+"""What an index has in the place of a part that is left out."""
 NON_MODELS = ("scheduler", "feature_extractor", "safety_checker")
 """Parts of a pipeline that are no models, or that Limner does without."""
 
@@ -71,11 +74,32 @@ class Source:
     """As the recipe names it; goes into metadata, so it is never a path of this machine."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Optional ``limner.json`` of the folder: defaults that the base was made for."""
+    donor_folders: Mapping[str, Path] = field(default_factory=dict)
+    """Part -> the folder of its files, of what the base's repository lacks (``FamilyFacts.borrowed``)."""
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        """``model_index.json``; of a modular base what that would say."""
-        return self.config("model_index")
+        """``model_index.json``; of a modular base what that would say; with what the family borrows."""
+        index = self.config("model_index")
+        additions = {
+            part: kind for part, kind in self.borrowed.items() if index.get(part, NO_PART) == NO_PART
+        }
+        return {**index, **additions}
+
+    @cached_property
+    def borrowed(self) -> dict[str, list[str]]:
+        """Parts that no repository of the family holds, each with library and class."""
+        facts = facts_of(str(self.config("model_index").get("_class_name")))
+        return {part: facts.parts[part].split(":") for part in facts.borrowed} if facts else {}
+
+    @property
+    def lacks(self) -> list[str]:
+        """Parts that no repository of the family holds and that are not here either."""
+        return [part for part in self.borrowed if not self.folder(part).is_dir()]
+
+    def folder(self, part: str) -> Path:
+        """Where the files of a part are."""
+        return self.donor_folders.get(part, self.root / part)
 
     @property
     def parts_listed(self) -> list[str]:
@@ -91,7 +115,10 @@ class Source:
         if part == "model_index":
             return {key: _pair(entry) for key, entry in _json(index_path(self.root)).items()}
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return _json(self.root / part / name)
+        path = self.folder(part) / name
+        if not path.is_file() and part in self.borrowed:
+            path = imported("limner.models.hub:config_path")(self, part)
+        return _json(path)
 
     def weights(self, part: str) -> list[Path]:
         """The files that decide what a part computes: weight shards, or a tokenizer's files.
@@ -99,14 +126,13 @@ class Source:
         Raises:
             BadBase: Files are missing, or only pickled weights are there.
         """
-        folder = self.root / part
+        folder = self.folder(part)
         if not folder.is_dir():
-            remedy = self._elsewhere(part) or self.again
-            raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {remedy}")
+            raise BadBase(f"{self.name}: the folder {part}/ is missing in {self.root}. {self._remedy(part)}")
         if is_tokenizer(part):
             files = sorted(p for p in folder.iterdir() if p.suffix in TOKENIZER)
             if not files:
-                raise BadBase(f"{self.name}: {part}/ is empty. {self.again}")
+                raise BadBase(f"{self.name}: {part}/ is empty. {self._remedy(part)}")
             if invalid_files := [path.name for path in files if not path.is_file()]:
                 raise BadBase(f"{self.name}: {part}/{invalid_files[0]} is no file. {self.again}")
             return files
@@ -123,18 +149,13 @@ class Source:
                     f"{self.name}: {part}/ holds pickled weights only. Convert them to safetensors; "
                     "Limner never unpickles."
                 )
-            raise BadBase(f"{self.name}: {part}/ lacks {', '.join(missing) or index.name}. {self.again}")
+            names = ", ".join(missing) or index.name
+            raise BadBase(f"{self.name}: {part}/ lacks {names}. {self._remedy(part)}")
         return files
 
-    def _elsewhere(self, part: str) -> str:
-        """What to do about a part that a modular index has in another place; "" where it has not."""
-        path = index_path(self.root)
-        entry = _json(path).get(part) if path.is_file() else None
-        spec = entry[2] if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict) else {}
-        if not (home := spec.get("pretrained_model_name_or_path")):
-            return ""
-        folder = "/".join(filter(None, (str(home), str(spec.get("subfolder") or ""))))
-        return f"{path.name} has it at {folder!r:.100}: copy it to {self.root / part}."
+    def _remedy(self, part: str) -> str:
+        """What to do about a part that is not there."""
+        return imported("limner.models.hub:remedy")(self, part) or self.again
 
     def write_index(self, folder: Path, index: Mapping[str, Any]) -> None:
         """Write an index for a copy of this base in another folder, in the form that this one's has.
@@ -146,16 +167,13 @@ class Source:
         if index_path(self.root).name == INDEX:
             write_json(folder / INDEX, index)
             return
-        entries = {
-            key: _placed(key, entry, self.name) for key, entry in index.items() if entry != [None, None]
-        }
-        write_json(folder / MODULAR_INDEX, entries)
+        imported("limner.models.hub:write_modular_index")(self, folder, index)
 
     def fingerprint(self, part: str, precision: str) -> str:
         """Identity of a part's weights at a precision. Reads each file's bytes once per machine."""
         files = self.weights(part)
         if not is_tokenizer(part):
-            files = [self.root / part / "config.json", *files]
+            files = [self.folder(part) / "config.json", *files]
         return " ".join([*(f"{path.name}={content(path)}" for path in files), precision])
 
     @property
@@ -211,20 +229,8 @@ def locate(
             "A folder in diffusers layout, a hub id (owner/name), or a .safetensors file of "
             f"{', '.join(titles[:-1])} or {titles[-1]} works too."
         )
-    return _open(_from_hub(name, tell, skip_weights), name)
-
-
-def on_this_disk(name: str) -> bool:
-    """Whether a base is here; of one that Limner does not know by name, what it is must be fetched anyway."""
-    if name not in hub_bases() or Path(name).is_dir():
-        return True
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        snapshot_download(hub_id_of(name), allow_patterns=list(ALLOW_PATTERNS), local_files_only=True)
-    except (errors.LocalEntryNotFoundError, FileNotFoundError):
-        return False
-    return True
+    source = _open(_from_hub(name, tell, skip_weights), name)
+    return imported("limner.models.hub:completed")(source, tell) if source.lacks else source
 
 
 def hub_page(hub_id: str) -> str:
@@ -246,8 +252,13 @@ def ignore_patterns_of(skip_weights: Sequence[str]) -> list[str]:
     return [*IGNORE_PATTERNS, *(f"{part}/*.safetensors" for part in skip_weights)]
 
 
-def _announce(
-    name: str, hub_id: str, tell: Callable[[str], None], ignore_patterns: Sequence[str], home: Path | None
+def announce(  # noqa: PLR0913  what is fetched, and where to
+    name: str,
+    hub_id: str,
+    tell: Callable[[str], None],
+    ignore_patterns: Sequence[str],
+    home: Path | None,
+    patterns: Sequence[str] = ALLOW_PATTERNS,
 ) -> None:
     """Say what is about to be fetched: the hub itself knows the size, and the licence of what is not ours.
 
@@ -265,7 +276,7 @@ def _announce(
     files = [
         file
         for file in facts.siblings or ()
-        if any(fnmatch(file.rfilename, pattern) for pattern in ALLOW_PATTERNS)
+        if any(fnmatch(file.rfilename, pattern) for pattern in patterns)
         and not any(fnmatch(file.rfilename, pattern) for pattern in ignore_patterns)
     ]
     size = human(sum(file.size or 0 for file in files))
@@ -301,7 +312,7 @@ def _from_hub(name: str, tell: Callable[[str], None], skip_weights: Sequence[str
     with fetching(
         hub_id, gated=f"{hub_id} is gated: {remedy}.", offline_text=f"{offline_text}With network: {remedy}."
     ):
-        _announce(name, hub_id, tell, ignore_patterns, homes[-1])
+        announce(name, hub_id, tell, ignore_patterns, homes[-1])
         return Path(snapshot_download(hub_id, **patterns, cache_dir=homes[-1]))
 
 
@@ -345,7 +356,9 @@ def _open(root: Path, name: str) -> Source:
             raise BadBase(f"{path}: {key} is {value!r:.60}; it must be a number above 0, at most {maximum}.")
     source = Source(root, name, facts)
     require_plain(root, source.index)
-    return source
+    if not source.lacks:
+        return source
+    return replace(source, donor_folders=imported("limner.models.hub:shared")(source))
 
 
 def _pair(entry: Any) -> Any:
@@ -354,14 +367,6 @@ def _pair(entry: Any) -> Any:
         hint = entry[2].get("type_hint")
         return hint if entry[:2] == [None, None] and isinstance(hint, list) else entry[:2]
     return entry
-
-
-def _placed(part: str, entry: Any, home: str) -> Any:
-    """An entry of an index as a modular one has it. Beside its parts diffusers looks for them there first."""
-    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(name, str) for name in entry)):
-        return entry
-    spec = {"pretrained_model_name_or_path": home, "subfolder": part, "variant": None, "revision": None}
-    return [*entry, {**spec, "type_hint": entry}]
 
 
 def _json(path: Path) -> dict[str, Any]:

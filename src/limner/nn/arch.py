@@ -31,6 +31,8 @@ class ArchSpec:
     """The last linear layers of a block, whose output no gradient inside the block reads."""
     depths: tuple[str, ...] = ()
     """Keys of the config that count the blocks of each pattern. Empty: it cannot be made shallower."""
+    per_block: tuple[str, ...] = ()
+    """Keys of the config that list something for every block, in running order."""
     listed: tuple[str, ...] = ()
     """Keys of the config that list blocks of the first pattern by number, of another sort than the rest."""
 

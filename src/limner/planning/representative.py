@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from torch import nn
@@ -102,6 +103,12 @@ def _changes(family: Family, source: Source, block_numbers: Sequence[Sequence[in
     arch = family.arch
     changes: dict[str, Any] = dict(zip(arch.depths, map(len, block_numbers), strict=True))
     config = source.config(family.denoiser)
+    starts = accumulate((int(config[key]) for key in arch.depths), initial=0)
+    chosen = [
+        start + number for start, numbers in zip(starts, block_numbers, strict=False) for number in numbers
+    ]
+    for key in arch.per_block:
+        changes[key] = [config[key][number] for number in chosen]
     for key in arch.listed:
         listed_numbers = set(config.get(key) or ())
         changes[key] = [
