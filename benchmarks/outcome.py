@@ -18,8 +18,8 @@ def device() -> dict[str, Any]:
     """The machine by name: GPU, processor, cores, and the versions that matter. Loads no torch."""
     gpu = ""
     try:
-        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpu = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpu = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
         pass  # no driver, hence no GPU to name
     return {
@@ -60,10 +60,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        shown = [
+        lines = [
             c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
         ]
-        return "| " + " | ".join(shown) + " |"
+        return "| " + " | ".join(lines) + " |"
 
     rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join([line(header), line(rule), *map(line, rows)])

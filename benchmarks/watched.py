@@ -47,14 +47,14 @@ def progress_bar(log: Path, start_label: str) -> Eye:
 
     def watch(run: Watch, start: float, process: "subprocess.Popen[bytes]") -> None:
         assert process.stderr is not None
-        kept = b""
+        rest = b""
         with log.open("ab") as file:
             while block := os.read(process.stderr.fileno(), 65536):
                 now = time.perf_counter() - start
                 file.write(block)
-                *lines, kept = re.split(rb"[\r\n]", kept + block)
-                for found in filter(None, map(shape.search, [*lines, kept])):
-                    run.ended.setdefault(int(found[1]), now)
+                *lines, rest = re.split(rb"[\r\n]", rest + block)
+                for match in filter(None, map(shape.search, [*lines, rest])):
+                    run.ended.setdefault(int(match[1]), now)
 
     return watch
 
@@ -66,17 +66,17 @@ def metrics_file(path: Path, log: Path) -> Eye:
         assert process.stderr is not None
         drain = threading.Thread(target=_drain, args=(process.stderr.fileno(), log))
         drain.start()
-        seen = 0
+        offset = 0
         while True:
             over = not drain.is_alive()
             text = path.read_bytes() if path.exists() else b""
             now = time.perf_counter() - start
             whole = text.rfind(b"\n") + 1
-            for line in text[seen:whole].splitlines():
+            for line in text[offset:whole].splitlines():
                 row = json.loads(line)
                 if row.get("step") and "loss" in row:
                     run.ended.setdefault(row["step"], now)
-            seen = whole
+            offset = whole
             if over:
                 break
             time.sleep(POLL)
@@ -118,6 +118,6 @@ def run(
     process.returncode = os.waitstatus_to_exitcode(status)
     watch.peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     if process.returncode or not watch.ended:
-        what = f"ended with {process.returncode}" if process.returncode else "showed no step"
-        raise RuntimeError(f"{' '.join(command[:4])} .. {what}; its output is in {log}")
+        reason = f"ended with {process.returncode}" if process.returncode else "showed no step"
+        raise RuntimeError(f"{' '.join(command[:4])} .. {reason}; its output is in {log}")
     return watch

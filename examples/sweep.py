@@ -73,8 +73,8 @@ def main() -> None:
         return
     if sweep.error:
         raise SystemExit(f"{type(sweep.error).__name__}: {sweep.error}")
-    for rank, done in sweep.results.items():
-        print(f"rank {rank}: validation loss {done.validation_loss:.4f}, {done.lora}")
+    for rank, result in sweep.results.items():
+        print(f"rank {rank}: validation loss {result.validation_loss:.4f}, {result.lora}")
     best = min(sweep.results, key=lambda rank: sweep.results[rank].validation_loss or float("inf"))
     small = limner.lora.convert(sweep.results[best].lora or "", "comfyui")
     print(f"Best: rank {best}; for ComfyUI: {small.path}")

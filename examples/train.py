@@ -33,8 +33,8 @@ def main() -> None:
         match event:
             case PlanMade(seconds=seconds, bytes=size):
                 print(f"about {seconds / 60:.1f} min, {size / 1e9:.1f} GB")
-            case CacheFilled(computed=computed, reused=reused):
-                print(f"latents and text embeddings: {computed} computed, {reused} reused")
+            case CacheFilled(computed=computed_count, reused=reused_count):
+                print(f"latents and text embeddings: {computed_count} computed, {reused_count} reused")
             case StepDone(step=step, steps=steps, loss=loss) if step % 50 == 0:
                 print(f"step {step} of {steps}: loss {loss:.4f}")
             case Validated(step=step, loss=loss):

@@ -1,8 +1,8 @@
 """The names in the package: one class a name, locals that are nouns, and the field's words.
 
 ``python tests/test_names.py ROOM`` lists what is left to rename in one room (no room: in all of them). A room
-is a folder directly below ``src/limner``; modules that stand in no folder are the room ``limner``. The words,
-and what may still stand, are in ``names.toml``.
+is a folder directly below ``src/limner``; modules that stand in no folder are the room ``limner``. In
+benchmarks, tools and examples locals are nouns, too. The words, and what may stay, are in ``names.toml``.
 """
 
 import ast
@@ -27,6 +27,8 @@ NO_NOUNS = set(f"{TABLE['pronouns']} {TABLE['participles']}".split())
 FIELD = set(TABLE["field"].split())
 OLD_WORDS, PAGE_WORDS = TABLE["old"], TABLE["pages"].split()
 ALLOWED = TABLE["allowed"]
+BESIDE = ("benchmarks", "examples", "tools")
+"""Folders of programs beside the package."""
 SHARE = 0.5
 """Per cent of a room's names that may be pronouns or participles."""
 
@@ -40,6 +42,12 @@ def modules() -> dict[str, list[tuple[Path, ast.Module]]]:
         room = parts[0] if len(parts) > 1 else "limner"
         rooms[room].append((path, tree(path)))
     return dict(rooms)
+
+
+@cache
+def scripts() -> dict[str, list[tuple[Path, ast.Module]]]:
+    """The same of the folders of programs beside the package."""
+    return {room: [(path, tree(path)) for path in sorted((ROOT / room).rglob("*.py"))] for room in BESIDE}
 
 
 def bindings(module: ast.Module) -> Iterator[tuple[str, int]]:
@@ -89,7 +97,7 @@ def old_word(name: str) -> str | None:
 def pronouns(room: str) -> tuple[list[str], float]:
     """Return the offending bindings of a room, as "file:line name", and their share in per cent."""
     total, offenders = 0, []
-    for path, module in modules()[room]:
+    for path, module in (modules() | scripts())[room]:
         names = [(name, line) for name, line in bindings(module) if name.strip("_")]
         beside = frozenset(name for name, _ in names)
         total += len(names)
@@ -137,7 +145,7 @@ def test_a_class_name_stands_once():
     assert not twice, "\n".join(f"{name}: {', '.join(spots)}" for name, spots in twice.items())
 
 
-@pytest.mark.parametrize("room", sorted(modules()))
+@pytest.mark.parametrize("room", sorted(modules() | scripts()))
 def test_locals_are_nouns(room):
     offenders, share = pronouns(room)
     budget = max(ALLOWED["share"].get(room, SHARE), SHARE)
@@ -176,9 +184,9 @@ def test_the_lint_sees_what_it_is_for():
 
 def main(rooms: list[str]) -> None:
     """Print what is left to rename in these rooms, or in all of them."""
-    for room in rooms or sorted(modules()):
+    for room in rooms or sorted(modules() | scripts()):
         offenders, share = pronouns(room)
-        hits = old_words(room)
+        hits = old_words(room) if room in modules() else {}
         spots = [*offenders, *(spot for word in hits.values() for spot in word)]
         counts = Counter({word: len(spots) for word, spots in hits.items()})
         words = ", ".join(f"{word} {count}" for word, count in counts.most_common())

@@ -43,36 +43,40 @@ class Reader:
     seen: Mapping[str, np.ndarray]
     answers: dict[str, list[str]] = field(default_factory=dict)
     """Image -> what was said of it alone, in order."""
-    edited: int = 0
+    edit_count: int = 0
     """Requests of the set pass."""
-    counted: list[str] = field(default_factory=list)
+    count_lines: list[str] = field(default_factory=list)
     """What the first of them said of the set."""
-    blamed: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
     """What the others said of the answer before."""
 
-    def __call__(self, asked: Any, _: int) -> Any:
+    def __call__(self, request: Any, _: int) -> Any:
         """The next answer to a request."""
         import scribe
 
-        names = [self._name(picture) for picture in asked.images]
-        if "To edit:" in asked.text:
-            return scribe.Say(json.dumps(self._edit(asked.text, names)))
-        said = self.answers.setdefault(names[0], [])
-        answer = self.script["alone"][names[0]][len(said)]
-        made = {"raw": scribe.captions(answer).text} if isinstance(answer, str) else answer
-        cut = "cut" in made
-        said.append(made["cut"] if cut else answer if isinstance(answer, str) else made["raw"])
-        end = ("max_tokens" if asked.path.endswith("/messages") else "length") if cut else ""
-        return scribe.Say(made["cut" if cut else "raw"], end=end)
+        names = [self._name(picture) for picture in request.images]
+        if "To edit:" in request.text:
+            return scribe.Say(json.dumps(self._edit(request.text, names)))
+        replies = self.answers.setdefault(names[0], [])
+        answer = self.script["alone"][names[0]][len(replies)]
+        captions = {"raw": scribe.captions(answer).text} if isinstance(answer, str) else answer
+        cut = "cut" in captions
+        replies.append(captions["cut"] if cut else answer if isinstance(answer, str) else captions["raw"])
+        end = ("max_tokens" if request.path.endswith("/messages") else "length") if cut else ""
+        return scribe.Say(captions["cut" if cut else "raw"], end=end)
 
     def _edit(self, text: str, names: list[str]) -> dict[str, Any]:
-        self.blamed += re.findall(r"Your last answer was set aside: (.*?)\. Answer again", text, re.DOTALL)
-        if not self.edited:
-            self.counted = re.findall(r"^- (.*)$", text.partition("Counted in this set:")[2], re.MULTILINE)
-        answer = self.script["set"][self.edited]
-        self.edited += 1
+        self.complaints += re.findall(
+            r"Your last answer was set aside: (.*?)\. Answer again", text, re.DOTALL
+        )
+        if not self.edit_count:
+            self.count_lines = re.findall(
+                r"^- (.*)$", text.partition("Counted in this set:")[2], re.MULTILINE
+            )
+        answer = self.script["set"][self.edit_count]
+        self.edit_count += 1
         numbers = [int(number) for number in re.findall(r"^Image (\d+):$", text, re.MULTILINE)]
-        words = [{"use": use, "instead_of": others} for use, others in answer["words"].items()]
+        words = [{"use": use, "instead_of": alternatives} for use, alternatives in answer["words"].items()]
         entries = [
             {"id": number, "captions": [answer["captions"][name]]}
             for number, name in zip(numbers, names, strict=True)
@@ -93,7 +97,7 @@ class Run:
     """What one run did."""
 
     command: str
-    told: list[str]
+    lines: list[str]
     """On the terminal."""
     rows: dict[str, dict[str, Any]]
     """Image -> its line in captions.jsonl."""
@@ -112,38 +116,38 @@ def run(name: str, folder: Path) -> Run:
     import scribe
 
     script = json.loads(SCRIPT.read_text(encoding="utf-8"))[name]
-    seen = {}
+    images_seen = {}
     for path in sorted((DEMO / name).glob("*.png")):
         shutil.copy(path, folder)
         with Image.open(path) as image:
-            seen[path.stem] = _small(image)
+            images_seen[path.stem] = _small(image)
     for stem, text in script["yours"].items():
         (folder / f"{stem}.txt").write_text(f"{text}\n", encoding="utf-8")
-    who, how, wanted = RUNS[name]
-    reader = Reader(script, seen)
+    provider, options, keys = RUNS[name]
+    reader = Reader(script, images_seen)
     with scribe.serving(reader, models=("scripted",)) as server:
-        url = server.url if who == "claude" else f"{server.url}/v1"
-        plain = ("caption", name, "--with", who, "--trigger", TRIGGER, *wanted, "--url")
-        told = _limner(folder.parent, *plain, url, *how)
+        url = server.url if provider == "claude" else f"{server.url}/v1"
+        plain = ("caption", name, "--with", provider, "--trigger", TRIGGER, *keys, "--url")
+        output = _limner(folder.parent, *plain, url, *options)
         requests = len(server.requests)
     lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = {Path(row["file"]).stem: row for row in map(json.loads, lines) if "file" in row}
-    texts = {stem: (folder / f"{stem}.txt").read_text(encoding="utf-8").strip() for stem in seen}
-    return Run(" ".join(("limner", *plain, _still(url), *how)), told, rows, texts, reader, requests)
+    texts = {stem: (folder / f"{stem}.txt").read_text(encoding="utf-8").strip() for stem in images_seen}
+    return Run(" ".join(("limner", *plain, _still(url), *options)), output, rows, texts, reader, requests)
 
 
 def _limner(home: Path, *arguments: str) -> list[str]:
     """What the command says, without its progress, the port and the time, which differ each time."""
     from limner.cli import main
 
-    told = io.StringIO()
-    with contextlib.chdir(home), contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+    output = io.StringIO()
+    with contextlib.chdir(home), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             main(list(arguments))
-        except SystemExit as left:
-            if left.code:
-                raise RuntimeError(f"limner ended with {left.code}: {told.getvalue()}") from left
-    lines = re.split(r"[\r\n]+", told.getvalue())
+        except SystemExit as ending:
+            if ending.code:
+                raise RuntimeError(f"limner ended with {ending.code}: {output.getvalue()}") from ending
+    lines = re.split(r"[\r\n]+", output.getvalue())
     return [_still(line) for line in lines if line and not re.match(r"\w+ \d+/\d+", line)]
 
 
@@ -151,31 +155,32 @@ def _still(line: str) -> str:
     return re.sub(r", in [\d.]+ (?:m?s|min.*)$", "", re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8000", line))
 
 
-def section(name: str, done: Run) -> Iterator[str]:
+def section(name: str, record: Run) -> Iterator[str]:
     """The lines of one run."""
-    yield from ("", "```text", done.command, *done.told, "```", "")
-    aside = sum(len(row.get("first", row).get("set_aside", ())) for row in done.rows.values())
-    alone = sum(map(len, done.reader.answers.values()))
+    yield from ("", "```text", record.command, *record.lines, "```", "")
+    aside = sum(len(row.get("first", row).get("set_aside", ())) for row in record.rows.values())
+    alone = sum(map(len, record.reader.answers.values()))
     yield (
-        f"{done.requests} requests: {alone} with one image each, {aside} of whose answers were set aside, "
-        f"and {done.reader.edited} of the set pass. Into the first of these went what Limner had counted:"
+        f"{record.requests} requests: {alone} with one image each, {aside} of whose answers were set aside, "
+        f"and {record.reader.edit_count} of the set pass. "
+        "Into the first of these went what Limner had counted:"
     )
-    yield from ("", *(f"- {line}" for line in done.reader.counted), "")
-    for reason in done.reader.blamed:
+    yield from ("", *(f"- {line}" for line in record.reader.count_lines), "")
+    for reason in record.reader.complaints:
         yield from (f"And into the next, why it asked again: {reason}.", "")
     yield from ("| image | the answers, and what Limner said of them | after the set pass |", "|---|---|---|")
-    for stem, text in done.texts.items():
+    for stem, text in record.texts.items():
         picture = f"![{stem}]({Path('../..') / (DEMO / name).relative_to(ROOT) / f'{stem}.png'})"
-        said = "<br>".join(_answers(done, stem)) or "yours: not asked about"
-        yield f"| {picture} | {said} | {_cell(text)} |"
+        replies = "<br>".join(_answers(record, stem)) or "yours: not asked about"
+        yield f"| {picture} | {replies} | {_cell(text)} |"
 
 
-def _answers(done: Run, stem: str) -> Iterator[str]:
-    row = done.rows.get(stem, {})
+def _answers(record: Run, stem: str) -> Iterator[str]:
+    row = record.rows.get(stem, {})
     reasons = row.get("first", row).get("set_aside", [])
-    for at, answer in enumerate(done.reader.answers.get(stem, [])):
-        said = f"**set aside: {_cell(reasons[at])}**" if at < len(reasons) else "taken"
-        yield f"“{_cell(answer)}” {said}"
+    for index, answer in enumerate(record.reader.answers.get(stem, [])):
+        replies = f"**set aside: {_cell(reasons[index])}**" if index < len(reasons) else "taken"
+        yield f"“{_cell(answer)}” {replies}"
 
 
 def _cell(text: str) -> str:

@@ -41,56 +41,56 @@ def changed_files(root: Path) -> list[str]:
     commit = base_commit(root)
     if commit is None:
         return []
-    tracked = _git(root, "diff", "--name-only", "--diff-filter=d", commit) or ""
-    untracked = _git(root, "ls-files", "--others", "--exclude-standard") or ""
-    return sorted({*tracked.splitlines(), *untracked.splitlines()})
+    tracked_files = _git(root, "diff", "--name-only", "--diff-filter=d", commit) or ""
+    new_files = _git(root, "ls-files", "--others", "--exclude-standard") or ""
+    return sorted({*tracked_files.splitlines(), *new_files.splitlines()})
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     """What git says; None where it fails or is not there."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        process = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
 def tests_of(names: Iterable[str], root: Path) -> list[str]:
     """The test files that try changed files, without those of the house."""
     tests = [str(path.relative_to(root)) for path in sorted((root / "tests").rglob("test_*.py"))]
-    found: set[str] = set()
+    tests_found: set[str] = set()
     for path in (Path(name) for name in names if name.endswith(".py")):
         if path.name.startswith("test_"):
-            found.add(str(path))
+            tests_found.add(str(path))
         elif path.parts[:2] == ("src", "limner"):
             folder, name = Path("tests", *path.parts[2:-1]), f"test_{path.stem.lstrip('_')}.py"
-            found |= {str(folder / name), f"tests/models/every_family/{name}"}
+            tests_found |= {str(folder / name), f"tests/models/every_family/{name}"}
         elif path.parts[0] in ("tests", "tools", "benchmarks", "examples"):
             line = re.compile(rf"^\s*(?:import|from)\s(?:.*\W)?{path.stem}\b", re.MULTILINE)
-            found |= {test for test in tests if line.search((root / test).read_text(encoding="utf-8"))}
-    return sorted((found & set(tests)) - set(HOUSE))
+            tests_found |= {test for test in tests if line.search((root / test).read_text(encoding="utf-8"))}
+    return sorted((tests_found & set(tests)) - set(HOUSE))
 
 
 def selection(names: Iterable[str], root: Path) -> tuple[list[str], str]:
     """The test files to run, and how to call them."""
-    changed = tests_of(names, root)
-    if len(changed) > MOST_FILES:
-        text = f"the house's; {len(changed)} files try what changed, too many for here: run `make test`"
+    tests_changed = tests_of(names, root)
+    if len(tests_changed) > MOST_FILES:
+        text = f"the house's; {len(tests_changed)} files try what changed, too many for here: run `make test`"
         return list(HOUSE), text
-    return [*HOUSE, *changed], f"the house's, and {len(changed)} files that try what changed"
+    return [*HOUSE, *tests_changed], f"the house's, and {len(tests_changed)} files that try what changed"
 
 
 def run_part(name: str, command: Sequence[str]) -> bool:
     """Run one part, print its seconds, and what it says where it failed; return whether it passed."""
     start = time.monotonic()
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     seconds = time.monotonic() - start
-    verdict = "" if done.returncode == 0 else f" FAILED\n{done.stdout.rstrip()}"
+    verdict = "" if process.returncode == 0 else f" FAILED\n{process.stdout.rstrip()}"
     sys.stdout.write(f"check: {name}: {seconds:.1f} s{verdict}\n")
     sys.stdout.flush()
-    return done.returncode == 0
+    return process.returncode == 0
 
 
 def main() -> int:
@@ -100,7 +100,7 @@ def main() -> int:
     binaries = Path(sys.executable).parent
     os.environ |= {"OMP_NUM_THREADS": "1", "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
     start = time.monotonic()
-    passed = [
+    parts_passed = [
         run_part("format", ["ruff", "format", "--check", "--quiet", *SOURCES]),
         run_part("lint", ["ruff", "check", "--quiet", *SOURCES]),
         run_part("layers", ["lint-imports", "--no-logo"]),
@@ -109,11 +109,11 @@ def main() -> int:
     tests = [sys.executable, "-m", "pytest", "-n", os.environ.get("JOBS", "2"), "--dist", "worksteal"]
     with ThreadPoolExecutor() as pool:
         types = pool.submit(run_part, "types", ["pyright", "--pythonpath", sys.executable])
-        passed += [run_part(f"tests ({text})", [*tests, "-m", "not slow", *files]), types.result()]
+        parts_passed += [run_part(f"tests ({text})", [*tests, "-m", "not slow", *files]), types.result()]
     seconds = time.monotonic() - start
     note = "" if seconds < MOST_SECONDS else f"; on two quiet cores it should be less than {MOST_SECONDS}"
-    sys.stdout.write(f"check: {'passed' if all(passed) else 'FAILED'} in {seconds:.0f} s{note}\n")
-    return 0 if all(passed) else 1
+    sys.stdout.write(f"check: {'passed' if all(parts_passed) else 'FAILED'} in {seconds:.0f} s{note}\n")
+    return 0 if all(parts_passed) else 1
 
 
 if __name__ == "__main__":

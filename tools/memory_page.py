@@ -40,18 +40,18 @@ def planned(base: str, resolution: int, memory: int) -> PlanResult:
 
 def row(base: str, resolution: int, memory: int) -> str:
     """One line of the table."""
-    made = planned(base, resolution, memory)
+    plan_row = planned(base, resolution, memory)
     start = f"| {base} | {resolution} | {memory} GB, {CARDS[memory]} |"
-    if made.choice is None:
-        assert made.misfit
-        return f"{start} does not fit: {'; or '.join(made.misfit.remedies)} | | | | | |"
-    choice, blocks = made.choice, len(made.profile.blocks)
-    how, pace = choice.plan, choice.step_time.seconds
-    again = f"{how.checkpointed_blocks} of {blocks}" if how.checkpointed_blocks else "no"
-    away = f"{how.swapped_blocks} of {blocks}" if how.swapped_blocks else "no"
+    if plan_row.choice is None:
+        assert plan_row.misfit
+        return f"{start} does not fit: {'; or '.join(plan_row.misfit.remedies)} | | | | | |"
+    choice, blocks = plan_row.choice, len(plan_row.profile.blocks)
+    run_plan, pace = choice.plan, choice.step_time.seconds
+    checkpoint_text = f"{run_plan.checkpointed_blocks} of {blocks}" if run_plan.checkpointed_blocks else "no"
+    swap_text = f"{run_plan.swapped_blocks} of {blocks}" if run_plan.swapped_blocks else "no"
     return (
-        f"{start} {BITS[how.weights]} bits | {again} | {away} | {label(choice.reserved)} | "
-        f"{label(choice.host.total)} | "
+        f"{start} {BITS[run_plan.weights]} bits | {checkpoint_text} | {swap_text} | "
+        f"{label(choice.reserved)} | {label(choice.host.total)} | "
         f"{duration(pace) if pace >= 10 else f'{pace:.2g} s'} |"
     )
 

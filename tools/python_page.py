@@ -125,24 +125,26 @@ def _fields(kind: type) -> list[tuple[str, str, str]]:
     for number, node in enumerate(tree.body):
         if isinstance(node, ast.AnnAssign):
             after = tree.body[number + 1] if number + 1 < len(tree.body) else None
-            said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            meaning = after.value.value if said else ""  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+            has_docstring = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            meaning = after.value.value if has_docstring else ""  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
             rows.append((ast.unparse(node.target), ast.unparse(node.annotation), " ".join(meaning.split())))
     return rows
 
 
 def _table(kind: type, title: str) -> str:
-    rows = [f"| `{name}` | `{typed}` | {_prose(meaning)} |\n" for name, typed, meaning in _fields(kind)]
-    about = _prose(inspect.getdoc(kind) or "")
-    return f"\n### {title}\n\n{about}\n\n| key | type | meaning |\n|---|---|---|\n" + "".join(rows)
+    rows = [
+        f"| `{name}` | `{annotation}` | {_prose(meaning)} |\n" for name, annotation, meaning in _fields(kind)
+    ]
+    prose = _prose(inspect.getdoc(kind) or "")
+    return f"\n### {title}\n\n{prose}\n\n| key | type | meaning |\n|---|---|---|\n" + "".join(rows)
 
 
 def _event(kind: type[events.Event]) -> str:
     fields = [
         f"`{name}`: {meaning.rstrip('.')}" if meaning else f"`{name}`" for name, _, meaning in _fields(kind)
     ]
-    about = " ".join((inspect.getdoc(kind) or "").split())
-    cells = (f"`{kind.__name__}`", f"`{events.name_of(kind)}`", "; ".join(fields), about)
+    prose = " ".join((inspect.getdoc(kind) or "").split())
+    cells = (f"`{kind.__name__}`", f"`{events.name_of(kind)}`", "; ".join(fields), prose)
     return "| " + " | ".join(_prose(cell).replace("|", "\\|") for cell in cells) + " |\n"
 
 

@@ -111,11 +111,13 @@ def _presets() -> list[str]:
     for key in presets.choices(concepts[0], "flux", 1):
         if key == "sample.prompts":
             continue
-        chosen = {
+        sections_chosen = {
             concept: [presets.choices(concept, "flux", size)[key] for size in sizes] for concept in concepts
         }
-        cells = [_few([toml.write(choice.value) for choice in chosen[concept]]) for concept in concepts]
-        sources = dict.fromkeys(choice.source for concept in concepts for choice in chosen[concept])
+        cells = [
+            _few([toml.write(choice.value) for choice in sections_chosen[concept]]) for concept in concepts
+        ]
+        sources = dict.fromkeys(choice.source for concept in concepts for choice in sections_chosen[concept])
         lines.append(f"| `{key}` | {' | '.join(cells)} | {'; '.join(sources)} |\n")
     lines += ["\nThe sources by name:\n\n"]
     lines += [f"- *{name}*: {text}\n" for name, text in presets.SOURCES.items()]

@@ -21,7 +21,7 @@ from limner.recipe import toml
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 WIDTH = 1280
 HEIGHTS = {"images": 1000, "run": 1400, "generate": 1100}
-UNFINISHED = "[data-testid=stStatusWidget], [data-testid=stSkeleton], [data-testid=stSpinner]"
+SPINNERS = "[data-testid=stStatusWidget], [data-testid=stSkeleton], [data-testid=stSpinner]"
 """What Streamlit shows while a page is being drawn."""
 WAIT = 4000
 """Milliseconds between that and the last line of a chart."""
@@ -68,7 +68,7 @@ def main() -> None:
             page.goto(f"http://127.0.0.1:{port}/{name}?{query}")
             page.wait_for_selector("h1")
             page.wait_for_timeout(WAIT)
-            page.wait_for_function(f"!document.querySelector({UNFINISHED!r})")
+            page.wait_for_function(f"!document.querySelector({SPINNERS!r})")
             page.wait_for_timeout(WAIT)
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             picture.resize((960, 960 * HEIGHTS[name] // WIDTH), Image.Resampling.LANCZOS).save(

@@ -64,8 +64,8 @@ class Cell:
     def label(self) -> str:
         """For people."""
         width, height = self.largest
-        many = f" x {len(self.sizes)} buckets" if len(self.sizes) > 1 else ""
-        return f"{self.name}: {self.base} {width}x{height}{many} b{self.batch}, {self.card} GB"
+        suffix = f" x {len(self.sizes)} buckets" if len(self.sizes) > 1 else ""
+        return f"{self.name}: {self.base} {width}x{height}{suffix} b{self.batch}, {self.card} GB"
 
 
 def square(side: int) -> tuple[tuple[int, int], ...]:
@@ -228,7 +228,7 @@ def chosen(names: list[str], *, small: bool) -> list[Cell]:
     Raises:
         SystemExit: A name is unknown.
     """
-    known = {cell.name: cell for cell in CELLS}
-    if unknown := [name for name in names if name not in known]:
-        raise SystemExit(f"No cell {', '.join(unknown)}. There are {', '.join(known)}.")
-    return [tiny(cell) if small else cell for cell in CELLS if cell.name in (names or known)]
+    cells_by_name = {cell.name: cell for cell in CELLS}
+    if unknown := [name for name in names if name not in cells_by_name]:
+        raise SystemExit(f"No cell {', '.join(unknown)}. There are {', '.join(cells_by_name)}.")
+    return [tiny(cell) if small else cell for cell in CELLS if cell.name in (names or cells_by_name)]

@@ -88,11 +88,13 @@ def memory() -> dict[str, int]:
 
 def from_environment() -> Clock:
     """The clock that the table asked for in ``LIMNER_BENCH``; caps this process's memory as well."""
-    told = json.loads(os.environ["LIMNER_BENCH"])
-    if told["cap"] and torch.cuda.is_available():
+    settings = json.loads(os.environ["LIMNER_BENCH"])
+    if settings["cap"] and torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, told["cap"] / total))
-    return Clock(Path(told["out"]), warm_up=told["warm_up"], steps=told["steps"], began=told["began"])
+        torch.cuda.set_per_process_memory_fraction(min(1.0, settings["cap"] / total))
+    return Clock(
+        Path(settings["out"]), warm_up=settings["warm_up"], steps=settings["steps"], began=settings["began"]
+    )
 
 
 def matrix_rate(side: int, dtype: torch.dtype, device: str) -> float:
@@ -115,6 +117,6 @@ def matrix_rate(side: int, dtype: torch.dtype, device: str) -> float:
 
 
 if __name__ == "__main__":
-    on = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = torch.bfloat16 if on == "cuda" else torch.float32
-    print(matrix_rate(int(sys.argv[1]), kind, on))
+    device_name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if device_name == "cuda" else torch.float32
+    print(matrix_rate(int(sys.argv[1]), kind, device_name))

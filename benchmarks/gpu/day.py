@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpu.table import HERE, environment
+from gpu.table import FOLDER, environment
 
 ORDER = (("1",), ("4", "5"), ("9",), ("1c",), ("10",), ("6b",))
 """Cells in order of worth: FLUX.1 with all weights in 16 bits; on 12 and 8 GB; the plan of a true 4090;
@@ -26,7 +26,7 @@ CALIBRATION = 60.0
 
 def steps(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     """(name, command) of every step, in order."""
-    table = [sys.executable, str(HERE), "--sides", "limner", "--rounds", "1", "--out", str(options.out)]
+    table = [sys.executable, str(FOLDER), "--sides", "limner", "--rounds", "1", "--out", str(options.out)]
     table += ["--tiny"] if options.tiny else ["--plans", str(options.plans)]
     yield "calibrate", [sys.executable, "-m", "limner", "plan", "--base", "sdxl", "--calibrate", "--json"]
     for cells in ORDER:
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gpu.day", description=__doc__)
     parser.add_argument("--plans", type=Path, help="predictions made elsewhere")
     parser.add_argument("--seconds", type=float, default=575)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--out", type=Path, default=FOLDER.parent / "results")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to rehearse")
     options = parser.parse_args()
     if not (options.tiny or options.plans):
@@ -48,13 +48,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + options.seconds
     for name, command in steps(options):
-        left = deadline - time.monotonic()
-        if left < 10:
+        seconds_left = deadline - time.monotonic()
+        if seconds_left < 10:
             sys.stderr.write(f"{name}: not begun, no time left\n")
             continue
-        limit = CALIBRATION if name == "calibrate" else left
+        limit = CALIBRATION if name == "calibrate" else seconds_left
         if name != "calibrate":
-            command = [*command, "--seconds", f"{max(1.0, left - 65):.0f}"]
+            command = [*command, "--seconds", f"{max(1.0, seconds_left - 65):.0f}"]
         start = time.monotonic()
         outcome = _run(command, limit, options.out / f"gpu-day-{name}.log")
         sys.stderr.write(f"{name}: {outcome}, {time.monotonic() - start:.0f} s\n")

@@ -81,21 +81,21 @@ def hold(usable: int, out: IO[str], wait: Callable[[], object]) -> int:
     cuda = runtime()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     _check(cuda.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)), "cudaMemGetInfo")
-    left = taken = max(0, free.value - usable)
+    remainder = size = max(0, free.value - usable)
     place = ctypes.c_void_p()
-    while left > 0:
-        _check(cuda.cudaMalloc(ctypes.byref(place), ctypes.c_size_t(min(CHUNK, left))), "cudaMalloc")
-        left -= CHUNK
+    while remainder > 0:
+        _check(cuda.cudaMalloc(ctypes.byref(place), ctypes.c_size_t(min(CHUNK, remainder))), "cudaMalloc")
+        remainder -= CHUNK
     _check(cuda.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)), "cudaMemGetInfo")
-    out.write(f"{taken} {free.value} {total.value}\n")
+    out.write(f"{size} {free.value} {total.value}\n")
     out.flush()
     wait()
-    return taken
+    return size
 
 
-def _check(code: int, what: str) -> None:
+def _check(code: int, call: str) -> None:
     if code:
-        raise OSError(f"{what} answered {code}.")
+        raise OSError(f"{call} answered {code}.")
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def ballast(card: Played, *, command: list[str] | None = None) -> Iterator[tuple
     Raises:
         OSError: The process could not take it.
     """
-    told = command or [sys.executable, "-m", "gpu.emulation", str(card.usable)]
-    process = subprocess.Popen(told, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    program = command or [sys.executable, "-m", "gpu.emulation", str(card.usable)]
+    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -181,8 +181,8 @@ def _nvml() -> Callable[[], int] | None:
 
 
 def _driver() -> int:
-    asked = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) * 2**20
+    query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout) * 2**20
 
 
 if __name__ == "__main__":

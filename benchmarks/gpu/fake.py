@@ -221,14 +221,14 @@ def _denoiser(folder: Path, family: Family, source: Source, dtype: torch.dtype, 
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
 
 
-def shards(sizes: Mapping[str, int], most: int = SHARD) -> dict[str, int]:
+def shards(sizes: Mapping[str, int], limit: int = SHARD) -> dict[str, int]:
     """Tensor -> number of its file, in order, so that no file has more bytes than ``most`` if it can."""
     places: dict[str, int] = {}
-    number = held = 0
+    number = used = 0
     for name, size in sizes.items():
-        if held and held + size > most:
-            number, held = number + 1, 0
-        places[name], held = number, held + size
+        if used and used + size > limit:
+            number, used = number + 1, 0
+        places[name], used = number, used + size
     return places
 
 
@@ -249,25 +249,29 @@ def _small(folder: Path, family: Family, source: Source, part: str, *, tiny: boo
 
 def shortened(config: Mapping[str, Any], *, tiny: bool = False) -> dict[str, Any]:
     """A text encoder's config with two layers and few words; ``tiny`` makes Qwen2.5-VL small as well."""
-    changed = dict(config)
+    edits = dict(config)
     if tiny:
-        changed = {**changed, **{k: {**config.get(k, {}), **v} for k, v in TINY_QWEN.items()}}
-        changed["vision_config"]["out_hidden_size"] = TEXT["hidden_size"]
+        edits = {**edits, **{k: {**config.get(k, {}), **v} for k, v in TINY_QWEN.items()}}
+        edits["vision_config"]["out_hidden_size"] = TEXT["hidden_size"]
     for key in ("num_hidden_layers", "num_layers"):
-        if key in changed:
-            changed[key] = 2
-    if "vocab_size" in changed:
-        changed["vocab_size"] = VOCABULARY
-    if "layer_types" in changed:
-        changed["layer_types"] = changed["layer_types"][:2]
+        if key in edits:
+            edits[key] = 2
+    if "vocab_size" in edits:
+        edits["vocab_size"] = VOCABULARY
+    if "layer_types" in edits:
+        edits["layer_types"] = edits["layer_types"][:2]
     for key in ("bos_token_id", "eos_token_id", "pad_token_id", "image_token_id", "video_token_id"):
-        if isinstance(changed.get(key), int):
-            changed[key] = min(changed[key], 1)
-    if "text_config" in changed:
-        changed["text_config"] = shortened(changed["text_config"])
-    if "vision_config" in changed:
-        changed["vision_config"] = {**changed["vision_config"], "depth": 1, "fullatt_block_indexes": [0]}
-    return changed
+        if isinstance(edits.get(key), int):
+            edits[key] = min(edits[key], 1)
+    if "text_config" in edits:
+        edits["text_config"] = shortened(edits["text_config"])
+    if "vision_config" in edits:
+        edits["vision_config"] = {
+            **edits["vision_config"],
+            "depth": 1,
+            "fullatt_block_indexes": [0],
+        }
+    return edits
 
 
 def _tokenizer(kind: str) -> PreTrainedTokenizerBase:
@@ -282,12 +286,12 @@ def _tokenizer(kind: str) -> PreTrainedTokenizerBase:
         )
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocab = {piece: n for n, piece in enumerate([*sorted(ByteLevel.alphabet()), *marks])}
-    made = Qwen2Tokenizer(vocab=vocab, merges=[], additional_special_tokens=marks[1:])
-    made.chat_template = (
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], additional_special_tokens=marks[1:])
+    tokenizer.chat_template = (
         "{% for each in messages %}<|im_start|>{{ each.role }}\n{{ each.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    return made
+    return tokenizer
 
 
 def photos(folder: Path, sizes: Sequence[Sequence[int]], count: int) -> Path:
@@ -303,14 +307,14 @@ def photos(folder: Path, sizes: Sequence[Sequence[int]], count: int) -> Path:
 
 def main() -> None:
     """Write a base and images, on the GPU where there is one, in a process that ends and gives it back."""
-    told = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float32 if told["tiny"] else torch.bfloat16
-    folder, photographed = Path(told["folder"]), Path(told["photos"])
+    dtype = torch.float32 if settings["tiny"] else torch.bfloat16
+    folder, photo_folder = Path(settings["folder"]), Path(settings["photos"])
     if not folder.exists():
-        write(folder, told["base"], tiny=told["tiny"], dtype=dtype, device=device)
-    if not photographed.exists():
-        photos(photographed, told["sizes"], told["count"])
+        write(folder, settings["base"], tiny=settings["tiny"], dtype=dtype, device=device)
+    if not photo_folder.exists():
+        photos(photo_folder, settings["sizes"], settings["count"])
 
 
 if __name__ == "__main__":

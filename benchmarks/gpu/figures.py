@@ -7,7 +7,7 @@ from typing import Any
 from gpu import peers
 from gpu.cells import GIB
 
-OURS = "limner"
+LIMNER = "limner"
 HEADER = (
     "cell",
     "side",
@@ -44,74 +44,80 @@ def counted(facts: dict[str, Any], warm_up: int) -> dict[str, float]:
 
 def quantile(values: Sequence[float], share: float) -> float:
     """Linear between the two nearest of the sorted values."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
+    values_sorted = sorted(values)
+    place = share * (len(values_sorted) - 1)
     low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    high = min(low + 1, len(values_sorted) - 1)
+    return values_sorted[low] + (place - low) * (values_sorted[high] - values_sorted[low])
 
 
 def merged(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The turns of one side as one: the median of their medians, the largest of their peaks."""
-    good = [each for each in turns if "failed" not in each]
+    good = [turn for turn in turns if "failed" not in turn]
     if not good:
         return {"failed": turns[0]["failed"] if turns else "not run"}
-    steps = [each["step"] for each in good]
-    peaks = [each.get("device_peak") or 0 for each in good]
+    steps = [turn["step"] for turn in good]
+    peaks = [turn.get("device_peak") or 0 for turn in good]
     return {
         "step": statistics.median(steps),
-        "p90": max(each["p90"] for each in good),
-        "spread": max(max(each["spread"] for each in good), (max(steps) - min(steps)) / min(steps)),
-        "first_step": statistics.median(each["first_step"] for each in good),
-        "allocated": max(most(each, "allocated") for each in good),
-        "reserved": max(most(each, "reserved") for each in good),
+        "p90": max(turn["p90"] for turn in good),
+        "spread": max(max(turn["spread"] for turn in good), (max(steps) - min(steps)) / min(steps)),
+        "first_step": statistics.median(turn["first_step"] for turn in good),
+        "allocated": max(most(turn, "allocated") for turn in good),
+        "reserved": max(most(turn, "reserved") for turn in good),
         "device": max(peaks),
         "turns": len(good),
     }
 
 
-def most(seen: Mapping[str, Any], key: str) -> int:
+def most(sides: Mapping[str, Any], key: str) -> int:
     """A peak of torch's allocator over a whole turn, loading included."""
-    return max(seen.get(phase, {}).get(key, 0) for phase in ("warm_up", "memory"))
+    return max(sides.get(phase, {}).get(key, 0) for phase in ("warm_up", "memory"))
 
 
 def sides_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Side -> its turns as one, in the order of the first round."""
-    names = list(dict.fromkeys(each["side"] for each in result["turns"]))
-    return {name: merged([each for each in result["turns"] if each["side"] == name]) for name in names}
+    names = list(dict.fromkeys(turn["side"] for turn in result["turns"]))
+    return {name: merged([turn for turn in result["turns"] if turn["side"] == name]) for name in names}
 
 
-def off(predicted_bytes: float, measured: float) -> float | None:
+def off(predicted_bytes: float, measurement: float) -> float | None:
     """How far a prediction is from what was measured, as a share of it; None where nothing was."""
-    return (predicted_bytes - measured) / measured if measured else None
+    return (predicted_bytes - measurement) / measurement if measurement else None
 
 
 def used(result: Mapping[str, Any], side: str) -> float:
     """FLOPs that a side's step computes, what it computes twice included."""
-    said = result["predicted"]
-    if side == OURS:
-        return said["useful"] + said["repeated"]
-    return said["useful"] + (said["whole_forward"] if peers.PEERS[side].checkpointed else 0.0)
+    prediction = result["predicted"]
+    if side == LIMNER:
+        return prediction["useful"] + prediction["repeated"]
+    return prediction["useful"] + (prediction["whole_forward"] if peers.PEERS[side].checkpointed else 0.0)
 
 
 def lines(result: Mapping[str, Any]) -> list[list[str]]:
     """The table's rows of one cell."""
-    said = result["predicted"]
+    prediction = result["predicted"]
     rows = []
-    for side, seen in sides_of(result).items():
+    for side, sides in sides_of(result).items():
         level = result["levels"].get(side)
         name = f"{side} ({level})" if level else side
-        if "failed" in seen:
-            rows.append([result["label"], name, seen["failed"][:40], *["-"] * (len(HEADER) - 3)])
+        if "failed" in sides:
+            rows.append([result["label"], name, sides["failed"][:40], *["-"] * (len(HEADER) - 3)])
             continue
-        cells_ = [f"{seen['step']:.4f}", f"{seen['p90']:.4f}", f"{100 * seen['spread']:.1f} %"]
-        cells_ += [f"{result['batch'] / seen['step']:.2f}", f"{seen['first_step']:.1f}"]
-        cells_ += [gib(seen[key]) for key in ("allocated", "reserved", "device")]
-        share = off(said["reserved"] - said["context"], seen["reserved"])
-        mine = side == OURS and share is not None
-        cells_ += [gib(said["reserved"] - said["context"]), f"{100 * share:+.1f} %"] if mine else ["-", "-"]
-        cells_ += [f"{flops / seen['step'] / 1e12:.4g}" for flops in (said["useful"], used(result, side))]
-        cells_ += [f"{said['seconds']:.3f}" if side == OURS else "-"]
+        cells_ = [f"{sides['step']:.4f}", f"{sides['p90']:.4f}", f"{100 * sides['spread']:.1f} %"]
+        cells_ += [f"{result['batch'] / sides['step']:.2f}", f"{sides['first_step']:.1f}"]
+        cells_ += [gib(sides[key]) for key in ("allocated", "reserved", "device")]
+        share = off(prediction["reserved"] - prediction["context"], sides["reserved"])
+        limner_step = side == LIMNER and share is not None
+        cells_ += (
+            [gib(prediction["reserved"] - prediction["context"]), f"{100 * share:+.1f} %"]
+            if limner_step
+            else ["-", "-"]
+        )
+        cells_ += [
+            f"{flops / sides['step'] / 1e12:.4g}" for flops in (prediction["useful"], used(result, side))
+        ]
+        cells_ += [f"{prediction['seconds']:.3f}" if side == LIMNER else "-"]
         rows.append([result["label"], name, *cells_])
     return rows
 
@@ -123,27 +129,30 @@ def gib(count: float) -> str:
 
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What the table's columns do not hold: the plan, the bar, the best peer, who was left out."""
-    said, seen = result["predicted"], sides_of(result)
-    plan = {key: value for key, value in said["plan"].items() if value not in (False, 0)}
-    told = [f"{result['label']}: planned {plan}"]
+    prediction, sides = result["predicted"], sides_of(result)
+    plan = {key: value for key, value in prediction["plan"].items() if value not in (False, 0)}
+    text_lines = [f"{result['label']}: planned {plan}"]
     gate = result.get("gradients", {})
     if "failed" in gate:
-        told.append(f"  gradient: {gate['failed']}")
+        text_lines.append(f"  gradient: {gate['failed']}")
     elif gate:
         verdict = "good" if gate["good"] else "BAD"
-        told.append(
+        text_lines.append(
             f"  gradient: cosine {gate['cosine']:.6f} (at least {gate['least']}), loss off by "
             f"{gate['loss']:.1e} (at most {gate['most']}): {verdict}"
         )
-    mine = seen.get(OURS, {}).get("step")
-    others = {name: each["step"] for name, each in seen.items() if name != OURS and "step" in each}
-    if mine and others:
-        best = min(others, key=lambda name: others[name])
-        told.append(f"  {others[best] / mine:.2f} x as fast as {best}, the fastest peer that ran")
-    if mine and result["wanted"]:
-        told.append(
-            f"  wanted at most {result['wanted']} s/step: {'met' if mine <= result['wanted'] else 'missed'}"
+    limner_step = sides.get(LIMNER, {}).get("step")
+    peer_steps = {name: turn["step"] for name, turn in sides.items() if name != LIMNER and "step" in turn}
+    if limner_step and peer_steps:
+        best = min(peer_steps, key=lambda name: peer_steps[name])
+        text_lines.append(
+            f"  {peer_steps[best] / limner_step:.2f} x as fast as {best}, the fastest peer that ran"
+        )
+    if limner_step and result["wanted"]:
+        text_lines.append(
+            f"  wanted at most {result['wanted']} s/step: "
+            f"{'met' if limner_step <= result['wanted'] else 'missed'}"
         )
     if result["left_out"]:
-        told.append(f"  left out, no source given or not proved: {', '.join(result['left_out'])}")
-    return told
+        text_lines.append(f"  left out, no source given or not proved: {', '.join(result['left_out'])}")
+    return text_lines

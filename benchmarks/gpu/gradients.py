@@ -31,46 +31,48 @@ def plainly(plan: Plan) -> Plan:
 def shortened(plan: Plan, blocks: int, whole: int) -> Plan:
     """A plan for a model of few blocks: the same devices, on all of those that they can be on."""
     share = blocks / whole
-    checkpointed = (
+    checkpoint_count = (
         min(blocks, max(1, round(plan.checkpointed_blocks * share))) if plan.checkpointed_blocks else 0
     )
-    streamed = min(blocks, max(1, round(plan.swapped_blocks * share))) if plan.swapped_blocks else 0
-    return replace(plan, checkpointed_blocks=checkpointed, swapped_blocks=streamed)
+    swap_count = min(blocks, max(1, round(plan.swapped_blocks * share))) if plan.swapped_blocks else 0
+    return replace(plan, checkpointed_blocks=checkpoint_count, swapped_blocks=swap_count)
 
 
-def gradient(told: dict[str, Any], plan: Plan, device: torch.device) -> tuple[Tensor, float]:
+def gradient(settings: dict[str, Any], plan: Plan, device: torch.device) -> tuple[Tensor, float]:
     """Of all factors in a row, on the CPU, and the loss."""
-    family, source = described(told["base"], tiny=told["tiny"], shallow=True)
+    family, source = described(settings["base"], tiny=settings["tiny"], shallow=True)
     model = drawn(family, source, plan, device)
-    factors = adapted(family, model, told["base"], device, plan)
+    factors = adapted(family, model, settings["base"], device, plan)
     engine = equipped(family, model, plan, device)
-    given = values(family, source, tuple(told["sizes"][0]), told["batch"], plan, device)
+    inputs = values(family, source, tuple(settings["sizes"][0]), settings["batch"], plan, device)
     total = 0.0
-    for loss in losses(cut_of(family, source), {family.denoiser: model}, given, plan, 0):
+    for loss in losses(cut_of(family, source), {family.denoiser: model}, inputs, plan, 0):
         loss.backward()
         total += float(loss.detach())
     engine.close()
-    rows = [torch.zeros_like(each) if each.grad is None else each.grad for each in factors]
-    return torch.cat([each.detach().float().cpu().flatten() for each in rows]), total
+    rows = [
+        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in factors
+    ]
+    return torch.cat([parameter.detach().float().cpu().flatten() for parameter in rows]), total
 
 
-def compared(told: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def compared(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Cosine and loss of a plan beside the plain one, and whether they are within bounds."""
-    whole = from_json(told["plan"])
-    family, source = described(told["base"], tiny=told["tiny"], shallow=True)
-    few = len(family.arch.blocks_of(skeleton(family, source, family.denoiser, dtype=torch.float32)))
-    plan = shortened(whole, few, max(few, told["blocks"]))
-    wanted, loss = gradient(told, plainly(plan), device)
-    had, other = gradient(told, plan, device)
-    cosine = float(torch.nn.functional.cosine_similarity(wanted.double(), had.double(), dim=0))
-    least, most = BOUNDS[BITS[plan.weights]]
-    apart = abs(other - loss) / abs(loss)
-    good = cosine >= least and apart <= most
+    whole = from_json(settings["plan"])
+    family, source = described(settings["base"], tiny=settings["tiny"], shallow=True)
+    block_count = len(family.arch.blocks_of(skeleton(family, source, family.denoiser, dtype=torch.float32)))
+    plan = shortened(whole, block_count, max(block_count, settings["blocks"]))
+    reference, loss = gradient(settings, plainly(plan), device)
+    had, other = gradient(settings, plan, device)
+    cosine = float(torch.nn.functional.cosine_similarity(reference.double(), had.double(), dim=0))
+    lowest, highest = BOUNDS[BITS[plan.weights]]
+    deviation = abs(other - loss) / abs(loss)
+    good = cosine >= lowest and deviation <= highest
     return {
         "cosine": cosine,
-        "loss": apart,
-        "least": least,
-        "most": most,
+        "loss": deviation,
+        "least": lowest,
+        "most": highest,
         "good": good,
         "plan": plan.to_json(),
     }
@@ -79,9 +81,9 @@ def compared(told: dict[str, Any], device: torch.device) -> dict[str, Any]:
 def main() -> None:
     """Compare and print."""
     hush()
-    told = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(json.dumps(compared(told, device)))
+    print(json.dumps(compared(settings, device)))
 
 
 if __name__ == "__main__":

@@ -57,12 +57,12 @@ def replaced(base: Path, *, tiny: bool) -> None:
 
 def main() -> None:
     """Run the trainer."""
-    told = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     torchvision_standin.install()
-    sys.path.insert(0, told["source"])
+    sys.path.insert(0, settings["source"])
     clock = from_environment()
-    replaced(Path(told["base"]), tiny=told["tiny"])
-    program = Path(told["source"]) / "flux_train_network.py"
+    replaced(Path(settings["base"]), tiny=settings["tiny"])
+    program = Path(settings["source"]) / "flux_train_network.py"
     sys.argv = [str(program), *sys.argv[2:]]
     runpy.run_path(str(program), run_name="__main__")
     clock.write()

@@ -61,22 +61,22 @@ def loaded(folder: Path, device: str, dtype: torch.dtype) -> Any:
 def main() -> None:
     """Steps until the clock has seen enough."""
     clock = from_environment()
-    told = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = loaded(Path(told["folder"]) / "transformer", device, dtype)
-    trained = [each for each in model.parameters() if each.requires_grad]
-    clock.facts["trained"] = sum(each.numel() for each in trained)
+    model = loaded(Path(settings["folder"]) / "transformer", device, dtype)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    clock.facts["trained"] = sum(parameter.numel() for parameter in trained)
     optimizer: Any = bitsandbytes.optim.AdamW8bit if device == "cuda" else torch.optim.AdamW
     moving = optimizer(trained, lr=1e-4)
-    width, height = told["size"]
-    tokens, images = (width // 16) * (height // 16), told["batch"]
+    width, height = settings["size"]
+    tokens, images = (width // 16) * (height // 16), settings["batch"]
     config = model.config
     new = {"device": device, "dtype": dtype}
     latent = torch.randn(images, tokens, config.in_channels, **new)
-    context = torch.randn(images, told["text_length"], config.joint_attention_dim, **new)
+    context = torch.randn(images, settings["text_length"], config.joint_attention_dim, **new)
     pooled = torch.randn(images, config.pooled_projection_dim, **new)
-    for _ in range(told["steps"]):
+    for _ in range(settings["steps"]):
         noise, time = torch.randn_like(latent), torch.rand(images, **new)
         mix = time.view(-1, 1, 1)
         with torch.autocast(device, dtype, enabled=device == "cuda"):
@@ -86,7 +86,7 @@ def main() -> None:
                 guidance=torch.ones(images, **new),
                 pooled_projections=pooled,
                 encoder_hidden_states=context,
-                txt_ids=torch.zeros(told["text_length"], 3, **new),
+                txt_ids=torch.zeros(settings["text_length"], 3, **new),
                 img_ids=torch.zeros(tokens, 3, **new),
                 return_dict=False,
             )[0]

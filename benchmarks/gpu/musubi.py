@@ -54,12 +54,12 @@ def cache(folder: Path, base: str, *, size: tuple[int, int], count: int, tokens:
     return folder
 
 
-def dataset(path: Path, photos: Path, held: Path, size: tuple[int, int], batch: int) -> Path:
+def dataset(path: Path, photos: Path, cache_folder: Path, size: tuple[int, int], batch: int) -> Path:
     """The file that tells the trainer where its data is."""
     path.write_text(
         f"[general]\nresolution = [{size[0]}, {size[1]}]\nbatch_size = {batch}\nenable_bucket = false\n"
         f'caption_extension = ".txt"\n[[datasets]]\nimage_directory = {json.dumps(str(photos))}\n'
-        f"cache_directory = {json.dumps(str(held))}\nnum_repeats = 10\n"
+        f"cache_directory = {json.dumps(str(cache_folder))}\nnum_repeats = 10\n"
     )
     return path
 
@@ -71,30 +71,35 @@ def shrunk(base: str) -> None:
     whole = getattr(module, kind)
     changes = TINY[base]["transformer"]
 
-    def small(**given: Any) -> Any:
-        return whole(**(given | changes))
+    def small(**sizes: Any) -> Any:
+        return whole(**(sizes | changes))
 
     setattr(module, kind, small)
 
 
 def main() -> None:
     """Lay the cache, run the trainer."""
-    told = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     torchvision_standin.install()
     if importlib.util.find_spec("av") is None:
         for name in ("transformers", "diffusers"):  # they look for it as they load, and must not find this
             importlib.import_module(f"{name}.utils.import_utils")
         sys.modules["av"] = types.ModuleType("av")
         sys.modules["av"].__spec__ = importlib.machinery.ModuleSpec("av", loader=None)
-    sys.path[:0] = [str(Path(told["source"]) / "src"), str(Path(told["source"]) / "src" / "musubi_tuner")]
-    work, size = Path(told["work"]), tuple(told["size"])
-    tokens = 64 if told["tiny"] else 512
-    held = cache(work / "cache", told["base"], size=size, count=10, tokens=tokens, tiny=told["tiny"])
-    config = dataset(work / "data.toml", Path(told["photos"]), held, size, told["batch"])
+    sys.path[:0] = [
+        str(Path(settings["source"]) / "src"),
+        str(Path(settings["source"]) / "src" / "musubi_tuner"),
+    ]
+    work, size = Path(settings["work"]), tuple(settings["size"])
+    tokens = 64 if settings["tiny"] else 512
+    cache_folder = cache(
+        work / "cache", settings["base"], size=size, count=10, tokens=tokens, tiny=settings["tiny"]
+    )
+    config = dataset(work / "data.toml", Path(settings["photos"]), cache_folder, size, settings["batch"])
     clock = from_environment()
-    if told["tiny"]:
-        shrunk(told["base"])
-    program = Path(told["source"]) / "src" / "musubi_tuner" / told["program"]
+    if settings["tiny"]:
+        shrunk(settings["base"])
+    program = Path(settings["source"]) / "src" / "musubi_tuner" / settings["program"]
     sys.argv = [str(program), f"--dataset_config={config}", *sys.argv[2:]]
     runpy.run_path(str(program), run_name="__main__")
     clock.write()

@@ -43,20 +43,20 @@ def drawn(family: Family, source: Source, plan: Plan, device: torch.device) -> n
     cls = getattr(diffusers, family.library(family.denoiser)[1])
     model = hollow(cls, source.config(family.denoiser), DTYPES[plan.compute])
     blocks = list(family.arch.blocks_of(model))
-    away = {blocks[number] for number in plan.swapped_of(len(blocks))}
-    hoisted = set(matching(model, family.arch.modulations)) if plan.precompute_modulation else set()
-    coded = _coded(model, family, blocks) if plan.weights in CODES else set()
+    swaps = {blocks[number] for number in plan.swapped_of(len(blocks))}
+    modulation_layers = set(matching(model, family.arch.modulations)) if plan.precompute_modulation else set()
+    code_modules = _coded(model, family, blocks) if plan.weights in CODES else set()
     draw = generator(device)
     for name, module in list(model.named_modules()):
-        host = name in hoisted or any(f"{name}.".startswith(f"{block}.") for block in away)
+        host = name in modulation_layers or any(f"{name}.".startswith(f"{block}.") for block in swaps)
         home = torch.device("cpu") if host else device
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for key, empty in own:
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for key, empty in tensors:
             if empty.is_meta:
                 whole = f"{name}.{key}" if name else key
-                made = fill(torch.empty_like(empty, device=device), whole, draw)
-                put(model, whole, made if name in coded else made.to(home))
-        if name in coded:
+                filling = fill(torch.empty_like(empty, device=device), whole, draw)
+                put(model, whole, filling if name in code_modules else filling.to(home))
+        if name in code_modules:
             freeze(model, [name], cast("QuantKind", plan.weights), kernels=kernels_for(device))
             model.get_submodule(name).to(home)
     return model.requires_grad_(requires_grad=False).eval()
@@ -86,8 +86,8 @@ def adapted(
         lora.together(model)
     factors = lora.trained(model)
     for number, factor in enumerate(factors):
-        held = torch.randn(factor.shape, generator=generator("cpu", number)) * 0.02
-        factor.data = held.to(device)
+        factor_values = torch.randn(factor.shape, generator=generator("cpu", number)) * 0.02
+        factor.data = factor_values.to(device)
     if plan.compute != "fp32":
         cast_once(model, family.arch, DTYPES[plan.compute])
     return factors
@@ -109,7 +109,7 @@ def values(
     """Random numbers in place of what the cache would hold, for so many images."""
     spec = ModelSpec(family=family, source=source, trainable=LoRA(), compute=plan.compute)
     shapes = boundary(spec, size)
-    return {name: _random(name, each, size, images, device) for name, each in shapes.items()}
+    return {name: _random(name, part_shape, size, images, device) for name, part_shape in shapes.items()}
 
 
 def _random(name: str, like: Tensor, size: tuple[int, int], images: int, device: torch.device) -> Tensor:
@@ -126,41 +126,43 @@ def _random(name: str, like: Tensor, size: tuple[int, int], images: int, device:
 
 
 def losses(
-    cut: Split, models: Mapping[str, Any], given: Mapping[str, Tensor], plan: Plan, step: int
+    cut: Split, models: Mapping[str, Any], inputs: Mapping[str, Tensor], plan: Plan, step: int
 ) -> Iterator[Tensor]:
     """The losses of a step's micro-batches; they sum to the mean over its images."""
-    rows = len(next(iter(given.values())))
+    rows = len(next(iter(inputs.values())))
     for start in range(0, rows, plan.micro_batch):
-        some = {name: value[start : start + plan.micro_batch] for name, value in given.items()}
-        count = len(next(iter(some.values())))
+        batch_values = {name: value[start : start + plan.micro_batch] for name, value in inputs.items()}
+        count = len(next(iter(batch_values.values())))
         draw = KeyedRng([(0, step, start + number) for number in range(count)])
-        yield run_units(cut.live, models, some, draw)["loss"].sum() / rows
+        yield run_units(cut.live, models, batch_values, draw)["loss"].sum() / rows
 
 
 def main() -> None:
     """Steps of a cell, until the clock has seen enough."""
     clock = from_environment()
     hush()
-    told = json.loads(sys.argv[1])
-    plan = from_json(told["plan"])
+    settings = json.loads(sys.argv[1])
+    plan = from_json(settings["plan"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    family, source = described(told["base"], tiny=told["tiny"])
+    family, source = described(settings["base"], tiny=settings["tiny"])
     model = drawn(family, source, plan, device)
-    parameters = adapted(family, model, told["base"], device, plan)
+    parameters = adapted(family, model, settings["base"], device, plan)
     equipped(family, model, plan, device)
     cut = cut_of(family, source)
-    given = [values(family, source, tuple(size), told["batch"], plan, device) for size in told["sizes"]]
+    inputs = [
+        values(family, source, tuple(size), settings["batch"], plan, device) for size in settings["sizes"]
+    ]
     moving = optimizer(
         "adamw8bit" if plan.optimizer_state == "8bit" else "adamw", [{"params": parameters, "lr": 1e-4}]
     )
-    clock.facts["trained"] = sum(each.numel() for each in parameters)
+    clock.facts["trained"] = sum(part_shape.numel() for part_shape in parameters)
     setting = Fit(parameters=parameters, optimizer=moving, rate=lambda step: 1.0, clip=1.0)
     models = {family.denoiser: model}
     for _ in fit(
         setting,
-        lambda step: losses(cut, models, given[step % len(given)], plan, step),
+        lambda step: losses(cut, models, inputs[step % len(inputs)], plan, step),
         start=0,
-        steps=WARM_UP + told["steps"] + 1,
+        steps=WARM_UP + settings["steps"] + 1,
     ):
         pass
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from gpu.cells import CAPTION, RANK, TARGETS, WARM_UP, Cell
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 SCRIPTS = {
     "flux-dev": "train_dreambooth_lora_flux.py",
     "sdxl": "train_dreambooth_lora_sdxl.py",
@@ -69,27 +69,27 @@ class Peer:
 
 def options(**values: Any) -> list[str]:
     """``--name=value`` for each; True is a bare flag, None is left out."""
-    said = []
+    arguments = []
     for name, value in values.items():
         if value is True:
-            said.append(f"--{name}")
+            arguments.append(f"--{name}")
         elif value is not None:
-            said.append(f"--{name}={value}")
-    return said
+            arguments.append(f"--{name}={value}")
+    return arguments
 
 
-def diffusers(turn: Turn, *, kept: bool = False, nf4: bool = False) -> list[str]:
+def diffusers(turn: Turn, *, keep: bool = False, nf4: bool = False) -> list[str]:
     """The example script of the base.
 
     Args:
         turn: Of what.
-        kept: No block is checkpointed.
+        keep: No block is checkpointed.
         nf4: The denoiser in 4 bits; Qwen-Image and Z-Image alone know it.
     """
     cell, base = turn.cell, turn.cell.base
-    rectified = base != "sdxl"
+    rectified_flow = base != "sdxl"
     later = base in ("qwen-image", "z-image")
-    said = options(
+    arguments = options(
         pretrained_model_name_or_path=turn.base,
         instance_data_dir=turn.photos,
         instance_prompt=CAPTION,
@@ -99,7 +99,7 @@ def diffusers(turn: Turn, *, kept: bool = False, nf4: bool = False) -> list[str]
         train_batch_size=cell.batch,
         max_train_steps=turn.steps,
         rank=RANK,
-        lora_alpha=RANK if rectified else None,
+        lora_alpha=RANK if rectified_flow else None,
         learning_rate=1e-4,
         lr_scheduler="constant",
         lr_warmup_steps=0,
@@ -107,18 +107,18 @@ def diffusers(turn: Turn, *, kept: bool = False, nf4: bool = False) -> list[str]
         seed=0,
         mixed_precision="no" if turn.tiny else "bf16",
         center_crop=True,
-        gradient_checkpointing=not kept or None,
-        cache_latents=rectified or None,
+        gradient_checkpointing=not keep or None,
+        cache_latents=rectified_flow or None,
         guidance_scale=1 if base in ("flux-dev", "z-image") else None,
-        max_sequence_length=(64 if turn.tiny else TEXT_LENGTHS.get(base)) if rectified else None,
-        lora_layers=",".join(TARGETS[base]) if rectified else None,
+        max_sequence_length=(64 if turn.tiny else TEXT_LENGTHS.get(base)) if rectified_flow else None,
+        lora_layers=",".join(TARGETS[base]) if rectified_flow else None,
         offload=later or None,
         bnb_quantization_config_path=_nf4(turn.out) if nf4 else None,
     )
     if len(cell.sizes) > 1:
         buckets = ";".join(f"{height},{width}" for width, height in cell.sizes)
-        said += ["--use_aspect_ratio_buckets", f"--aspect_ratio_buckets={buckets}"]
-    return ["-m", "gpu.standin", str(turn.sources["diffusers"] / SCRIPTS[base]), *said]
+        arguments += ["--use_aspect_ratio_buckets", f"--aspect_ratio_buckets={buckets}"]
+    return ["-m", "gpu.standin", str(turn.sources["diffusers"] / SCRIPTS[base]), *arguments]
 
 
 def _nf4(folder: Path) -> Path:
@@ -131,12 +131,17 @@ def diffusers_nf4(turn: Turn) -> list[str]:
     """4-bit weights: the script where it knows them, else the same parts in a loop of ours."""
     if turn.cell.base in ("qwen-image", "z-image"):
         return diffusers(turn, nf4=True)
-    told = {"base": turn.cell.base, "folder": str(turn.base), "size": turn.cell.largest, "tiny": turn.tiny}
-    told |= {"batch": turn.cell.batch, "steps": turn.steps, "text_length": 64 if turn.tiny else 512}
-    return ["-m", "gpu.modules", json.dumps(told)]
+    settings = {
+        "base": turn.cell.base,
+        "folder": str(turn.base),
+        "size": turn.cell.largest,
+        "tiny": turn.tiny,
+    }
+    settings |= {"batch": turn.cell.batch, "steps": turn.steps, "text_length": 64 if turn.tiny else 512}
+    return ["-m", "gpu.modules", json.dumps(settings)]
 
 
-SWAPPED = {80: 0, 24: 0, 16: 8, 12: 16, 8: 28}
+SWAPS = {80: 0, 24: 0, 16: 8, 12: 16, 8: 28}
 """Card in GiB -> blocks that sd-scripts exchanges with the host, by its documentation of FLUX.1."""
 
 
@@ -147,8 +152,8 @@ def sd_scripts(turn: Turn) -> list[str]:
     folder = turn.out / "train" / "10_photo"
     folder.parent.mkdir()
     folder.symlink_to(turn.photos)
-    told = {"source": str(turn.sources["sd-scripts"]), "base": str(turn.base), "tiny": turn.tiny}
-    said = options(
+    settings = {"source": str(turn.sources["sd-scripts"]), "base": str(turn.base), "tiny": turn.tiny}
+    arguments = options(
         pretrained_model_name_or_path=first,
         clip_l="none",
         t5xxl="none",
@@ -171,7 +176,7 @@ def sd_scripts(turn: Turn) -> list[str]:
         sdpa=True,
         gradient_checkpointing=True,
         fp8_base=cell.quality != "16bit" and not turn.tiny or None,
-        blocks_to_swap=(1 if turn.tiny else SWAPPED[cell.card]) if SWAPPED[cell.card] else None,
+        blocks_to_swap=(1 if turn.tiny else SWAPS[cell.card]) if SWAPS[cell.card] else None,
         cache_latents=True,
         cache_text_encoder_outputs=True,
         timestep_sampling="shift",
@@ -181,12 +186,12 @@ def sd_scripts(turn: Turn) -> list[str]:
         max_data_loader_n_workers=0 if turn.tiny else 2,
         seed=0,
     )
-    return ["-m", "gpu.kohya", json.dumps(told), *said]
+    return ["-m", "gpu.kohya", json.dumps(settings), *arguments]
 
 
 PROGRAMS = {"qwen-image": "qwen_image_train_network.py", "z-image": "zimage_train_network.py"}
 NETWORKS = {"qwen-image": "networks.lora_qwen_image", "z-image": "networks.lora_zimage"}
-STREAMED = {("qwen-image", 24): 16}
+STREAM_COUNTS = {("qwen-image", 24): 16}
 """Base and card in GiB -> blocks that musubi-tuner streams; its documentation says 16 for 24 GB."""
 
 
@@ -194,12 +199,12 @@ def musubi(turn: Turn) -> list[str]:
     """The trainer of the base, its scaled 8-bit weights and its one-way block swap."""
     cell, base = turn.cell, turn.cell.base
     first = sorted((turn.base / "transformer").glob("*.safetensors"))[0]
-    swap = 0 if turn.tiny else STREAMED.get((base, cell.card), 0)
-    coded = (cell.quality != "16bit" and not turn.tiny) or None
-    told = {"source": str(turn.sources["musubi"]), "work": str(turn.out), "photos": str(turn.photos)}
-    told |= {"base": base, "size": cell.largest, "batch": cell.batch, "tiny": turn.tiny}
-    told |= {"program": PROGRAMS[base]}
-    said = options(
+    swap = 0 if turn.tiny else STREAM_COUNTS.get((base, cell.card), 0)
+    codes = (cell.quality != "16bit" and not turn.tiny) or None
+    settings = {"source": str(turn.sources["musubi"]), "work": str(turn.out), "photos": str(turn.photos)}
+    settings |= {"base": base, "size": cell.largest, "batch": cell.batch, "tiny": turn.tiny}
+    settings |= {"program": PROGRAMS[base]}
+    arguments = options(
         dit=first,
         vae="none",
         text_encoder="none",
@@ -220,14 +225,14 @@ def musubi(turn: Turn) -> list[str]:
         seed=0,
         output_dir=turn.out / "out",
         output_name="lora",
-        fp8_base=coded,
-        fp8_scaled=coded,
+        fp8_base=codes,
+        fp8_scaled=codes,
         blocks_to_swap=swap or None,
         block_swap_h2d_only=bool(swap) or None,
         use_pinned_memory_for_block_swap=bool(swap) or None,
         num_layers=2 if turn.tiny and base == "qwen-image" else None,
     )
-    return ["-m", "gpu.musubi", json.dumps(told), *said]
+    return ["-m", "gpu.musubi", json.dumps(settings), *arguments]
 
 
 def level(name: str, base: str) -> str:
@@ -239,7 +244,7 @@ def level(name: str, base: str) -> str:
 
 PEERS = {
     "diffusers": Peer("diffusers", "script", diffusers, checkpointed=True),
-    "diffusers-kept": Peer("diffusers", "script", partial(diffusers, kept=True), checkpointed=False),
+    "diffusers-kept": Peer("diffusers", "script", partial(diffusers, keep=True), checkpointed=False),
     "diffusers-nf4": Peer("diffusers", "script", diffusers_nf4, checkpointed=True, proved=False),
     "sd-scripts": Peer("sd-scripts", "script", sd_scripts, checkpointed=True, proved=False),
     "musubi": Peer("musubi", "script", musubi, checkpointed=True, proved=False),

@@ -43,16 +43,16 @@ def device(cell: Cell, card: str, *, tiny: bool, ram: int = 0) -> Device:
     if tiny:
         return of_cpu(1, 8 * GIB, 4 * GIB)
     card = cell.planned_for or card
-    found = cards.known(card)
-    if found is None:
+    card_record = cards.known(card)
+    if card_record is None:
         raise SystemExit(
             f"Limner knows no card {card!r}. Name one of {', '.join(c.name for c in cards.CARDS)}."
         )
     small = played(cell.card)
-    there = of_card(found, small.memory)
-    there = there.with_ram(ram * GIB) if ram else there
-    name = f"{found.name} as a card of {cell.card} GB"
-    return replace(there, name=name, free=small.usable, reserve=small.memory - small.usable)
+    device_name = of_card(card_record, small.memory)
+    device_name = device_name.with_ram(ram * GIB) if ram else device_name
+    name = f"{card_record.name} as a card of {cell.card} GB"
+    return replace(device_name, name=name, free=small.usable, reserve=small.memory - small.usable)
 
 
 def rehearsed(cell: Cell, *, tiny: bool, shallow: bool = False) -> Profile:
@@ -95,56 +95,57 @@ def prediction(
     Raises:
         DoesNotFit: No plan fits the card.
     """
-    known, where, wish = (
+    cost_profile, target, wish = (
         rehearsed(cell, tiny=tiny),
         device(cell, card, tiny=tiny, ram=ram),
         wished(cell, tiny=tiny),
     )
-    made = assess(known, where, wish, plan) if plan else choose(known, where, wish)
-    return {"cell": cell.name, "device": where.name, **figures(known, made, cell.batch)}
+    choice = assess(cost_profile, target, wish, plan) if plan else choose(cost_profile, target, wish)
+    return {"cell": cell.name, "device": target.name, **figures(cost_profile, choice, cell.batch)}
 
 
-def figures(known: Profile, made: Choice, batch: int) -> dict[str, Any]:
+def figures(cost_profile: Profile, choice: Choice, batch: int) -> dict[str, Any]:
     """What is kept of a choice."""
-    micros = batch // made.plan.micro_batch
+    micros = batch // choice.plan.micro_batch
     return {
-        "plan": made.plan.to_json(),
-        "causes": dict(made.needs["train"].causes),
-        "context": made.needs["train"].causes.get("context", 0),
-        "load": made.needs["load"].reserved,
-        "peak": made.needs["train"].total,
-        "reserved": made.needs["train"].reserved,
-        "pinned": made.hosts["train"].pinned if "train" in made.hosts else 0,  # a processor locks nothing
-        "seconds": made.step_time.seconds,
-        "waiting": made.step_time.waiting,
-        "pace": asdict(made.step_time),
-        "trained": known.trained,
-        "blocks": len(known.blocks),
-        "useful": micros * useful(known, made.plan.micro_batch),
-        "repeated": micros * repeated(known, made.plan),
-        "whole_forward": micros * sum(_flops(block.forward, made.plan.micro_batch) for block in known.blocks),
+        "plan": choice.plan.to_json(),
+        "causes": dict(choice.needs["train"].causes),
+        "context": choice.needs["train"].causes.get("context", 0),
+        "load": choice.needs["load"].reserved,
+        "peak": choice.needs["train"].total,
+        "reserved": choice.needs["train"].reserved,
+        "pinned": choice.hosts["train"].pinned if "train" in choice.hosts else 0,  # a processor locks nothing
+        "seconds": choice.step_time.seconds,
+        "waiting": choice.step_time.waiting,
+        "pace": asdict(choice.step_time),
+        "trained": cost_profile.trained,
+        "blocks": len(cost_profile.blocks),
+        "useful": micros * useful(cost_profile, choice.plan.micro_batch),
+        "repeated": micros * repeated(cost_profile, choice.plan),
+        "whole_forward": micros
+        * sum(_flops(block.forward, choice.plan.micro_batch) for block in cost_profile.blocks),
     }
 
 
-def useful(known: Profile, images: int) -> float:
+def useful(cost_profile: Profile, images: int) -> float:
     """FLOPs of one pass forward and backward, nothing computed twice."""
     return sum(
         _flops(work, images)
-        for block in (*known.blocks, known.rest)
+        for block in (*cost_profile.blocks, cost_profile.rest)
         for work in (block.forward, block.backward)
     )
 
 
-def repeated(known: Profile, plan: Plan) -> float:
+def repeated(cost_profile: Profile, plan: Plan) -> float:
     """FLOPs that a plan computes again in one micro-batch."""
-    return sum(_again(block, plan) for block in known.blocks[: plan.checkpointed_blocks])
+    return sum(_again(block, plan) for block in cost_profile.blocks[: plan.checkpointed_blocks])
 
 
 def _again(block: Block, plan: Plan) -> float:
     images = plan.micro_batch
-    spared = _flops(block.tail, images) if plan.tail_skip else 0.0
-    spared += block.forward.attention.at(images) if plan.keep_attention else 0.0
-    return _flops(block.forward, images) - spared
+    saving = _flops(block.tail, images) if plan.tail_skip else 0.0
+    saving += block.forward.attention.at(images) if plan.keep_attention else 0.0
+    return _flops(block.forward, images) - saving
 
 
 def _flops(work: OpCounts, images: int) -> float:
@@ -153,7 +154,7 @@ def _flops(work: OpCounts, images: int) -> float:
 
 def keep(path: Path, predictions: list[dict[str, Any]]) -> None:
     """Write predictions to be carried to another machine."""
-    path.write_text(json.dumps({each["cell"]: each for each in predictions}, indent=1) + "\n")
+    path.write_text(json.dumps({forecast["cell"]: forecast for forecast in predictions}, indent=1) + "\n")
 
 
 def kept(path: Path) -> dict[str, dict[str, Any]]:

@@ -27,10 +27,10 @@ from typing import Any
 from gpu import cells, peers
 from gpu.cells import WARM_UP, Cell
 from gpu.emulation import Gauge, ballast, played
-from gpu.figures import HEADER, LEGEND, OURS, counted, lines, notes
+from gpu.figures import HEADER, LEGEND, LIMNER, counted, lines, notes
 from outcome import save, table
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Sitting:
         return None if self.deadline == float("inf") else max(1.0, self.deadline - time.monotonic()) + GRACE
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/gpu",
@@ -73,103 +73,105 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plan", type=Path, metavar="FILE", help="write predictions and measure nothing")
     parser.add_argument("--plans", type=Path, metavar="FILE", help="predictions made elsewhere")
     parser.add_argument("--work", type=Path, help="for bases and logs; needs room for the largest base")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--out", type=Path, default=FOLDER.parent / "results")
     parser.add_argument("--name", default="gpu")
     parser.add_argument("--gradients", action="store_true", help="compare them with plain ones first")
     parser.add_argument("--no-ballast", action="store_true", help="cap torch's allocator alone")
     for source in sorted({peer.source for peer in peers.PEERS.values()}):
         parser.add_argument(f"--{source}", type=Path, metavar="FOLDER", help="source of a peer")
-    return parser.parse_args(given)
+    return parser.parse_args(words)
 
 
 def main() -> None:
     """Predict, measure, print, write."""
-    asked = arguments()
-    some = cells.chosen(asked.cells, small=asked.tiny)
-    if asked.plan:
+    options = arguments()
+    cells_chosen = cells.chosen(options.cells, small=options.tiny)
+    if options.plan:
         from gpu.planned import keep
 
-        keep(asked.plan, [predicted(asked, cell) for cell in some])
+        keep(options.plan, [predicted(options, cell) for cell in cells_chosen])
         return
-    work = Path(asked.work or tempfile.mkdtemp(prefix="cells-"))
+    work = Path(options.work or tempfile.mkdtemp(prefix="cells-"))
     work.mkdir(parents=True, exist_ok=True)
-    sitting = Sitting(asked, work, time.monotonic() + asked.seconds if asked.seconds else float("inf"))
+    sitting = Sitting(options, work, time.monotonic() + options.seconds if options.seconds else float("inf"))
     results: list[dict[str, Any]] = []
-    facts = {"tiny": asked.tiny, "card": asked.card, "rounds": asked.rounds, "cells": results}
-    facts["matrix_rate"] = matrix_rate(tiny=asked.tiny)
+    facts = {"tiny": options.tiny, "card": options.card, "rounds": options.rounds, "cells": results}
+    facts["matrix_rate"] = matrix_rate(tiny=options.tiny)
     try:
-        for cell in some:
-            results.append(begun(asked, cell))
-            turns(sitting, cell, results[-1], partial(save, asked.name, facts, asked.out))
-        for cell, result in zip(some, results, strict=True) if asked.gradients else ():
+        for cell in cells_chosen:
+            results.append(begun(options, cell))
+            turns(sitting, cell, results[-1], partial(save, options.name, facts, options.out))
+        for cell, result in zip(cells_chosen, results, strict=True) if options.gradients else ():
             result["gradients"] = gradients(sitting, cell, result["predicted"])
-            save(asked.name, facts, asked.out)
+            save(options.name, facts, options.out)
     finally:
-        if asked.work is None:
+        if options.work is None:
             shutil.rmtree(work)
     print(table(HEADER, [row for result in results for row in lines(result)]))
     print(LEGEND)
     print(f"Square product: {facts['matrix_rate'] / 1e12:.4g} TFLOP/s")
     for result in results:
         print(*notes(result), sep="\n")
-    print(save(asked.name, facts, asked.out))
+    print(save(options.name, facts, options.out))
 
 
-def predicted(asked: argparse.Namespace, cell: Cell) -> dict[str, Any]:
+def predicted(options: argparse.Namespace, cell: Cell) -> dict[str, Any]:
     """What Limner says of a cell, now or as it was carried here."""
     from gpu.planned import kept, prediction
 
-    if asked.plans:
-        return kept(asked.plans)[cell.name]
-    return prediction(cell, asked.card, tiny=asked.tiny, ram=asked.ram)
+    if options.plans:
+        return kept(options.plans)[cell.name]
+    return prediction(cell, options.card, tiny=options.tiny, ram=options.ram)
 
 
-def given(asked: argparse.Namespace) -> dict[str, Path]:
+def given(options: argparse.Namespace) -> dict[str, Path]:
     """Project -> its source, of those that were given."""
-    named = {peer.source: getattr(asked, peer.source.replace("-", "_")) for peer in peers.PEERS.values()}
-    return {source: folder.resolve() for source, folder in named.items() if folder}
+    source_table = {
+        peer.source: getattr(options, peer.source.replace("-", "_")) for peer in peers.PEERS.values()
+    }
+    return {source: folder.resolve() for source, folder in source_table.items() if folder}
 
 
-def begun(asked: argparse.Namespace, cell: Cell) -> dict[str, Any]:
+def begun(options: argparse.Namespace, cell: Cell) -> dict[str, Any]:
     """What is known of a cell before anything is measured."""
-    sides = sides_of(asked, cell)
+    sides = sides_of(options, cell)
     return {
         "cell": cell.name,
         "label": cell.label,
         "batch": cell.batch,
         "floor": cell.floor,
         "wanted": cell.wanted,
-        "predicted": predicted(asked, cell),
+        "predicted": predicted(options, cell),
         "left_out": [name for name in cell.peers if name not in sides],
-        "levels": {side: peers.level(side, cell.base) for side in sides if side != OURS},
+        "levels": {side: peers.level(side, cell.base) for side in sides if side != LIMNER},
         "turns": [],
     }
 
 
-def sides_of(asked: argparse.Namespace, cell: Cell) -> list[str]:
+def sides_of(options: argparse.Namespace, cell: Cell) -> list[str]:
     """Who takes turns at a cell."""
-    sources = given(asked)
-    known = {name: peers.PEERS[name] for name in cell.peers}
-    able = [name for name, peer in known.items() if peer.source in sources and peer.proved]
-    return asked.sides or [OURS, *able]
+    sources = given(options)
+    peer_table = {name: peers.PEERS[name] for name in cell.peers}
+    able = [name for name, peer in peer_table.items() if peer.source in sources and peer.proved]
+    return options.sides or [LIMNER, *able]
 
 
 def turns(sitting: Sitting, cell: Cell, result: dict[str, Any], keep: Callable[[], object]) -> None:
     """All turns of a cell; each is kept as soon as it is over, as whoever lends the GPU may end it all."""
     for round_ in range(sitting.asked.rounds):
         for side in sides_of(sitting.asked, cell):
-            seen = tried(sitting, cell, side, result["predicted"])
-            print(f"{cell.label}, round {round_ + 1}, {side}: {short(seen)}", file=sys.stderr, flush=True)
-            result["turns"].append({"side": side, "round": round_, **seen})
+            outcome = tried(sitting, cell, side, result["predicted"])
+            print(f"{cell.label}, round {round_ + 1}, {side}: {short(outcome)}", file=sys.stderr, flush=True)
+            result["turns"].append({"side": side, "round": round_, **outcome})
             keep()
 
 
-def tried(sitting: Sitting, cell: Cell, side: str, said: Mapping[str, Any]) -> dict[str, Any]:
+def tried(sitting: Sitting, cell: Cell, side: str, forecast: Mapping[str, Any]) -> dict[str, Any]:
     """One turn; what fails in it, or takes too long, is its result."""
     if sitting.over:
         return LATE
     try:
-        return turn(sitting, side, prepare(sitting, cell, side), said)
+        return turn(sitting, side, prepare(sitting, cell, side), forecast)
     except FAILURES as error:
         return {"failed": reason(error)}
 
@@ -178,33 +180,33 @@ def prepare(sitting: Sitting, cell: Cell, side: str) -> peers.Turn:
     """The folder of a turn, and the base and images that programs of others load."""
     work, tiny = sitting.work, sitting.asked.tiny
     base, photos = work / f"base-{cell.base}", work / f"photos-{cell.name}"
-    if side != OURS:
+    if side != LIMNER:
         for old in work.glob("base-*"):  # one at a time: the largest takes 40 GB
             if old != base:
                 shutil.rmtree(old)
         if not (base.exists() and photos.exists()):
-            told = {"folder": str(base), "base": cell.base, "tiny": tiny, "photos": str(photos)}
-            told |= {"sizes": cell.sizes, "count": cell.batch * 10}
-            command = [sys.executable, "-m", "gpu.fake", json.dumps(told)]
+            settings = {"folder": str(base), "base": cell.base, "tiny": tiny, "photos": str(photos)}
+            settings |= {"sizes": cell.sizes, "count": cell.batch * 10}
+            command = [sys.executable, "-m", "gpu.fake", json.dumps(settings)]
             subprocess.run(command, check=True, env=environment(), timeout=sitting.left)
     out = Path(tempfile.mkdtemp(prefix=f"{cell.name}-{side}-", dir=work))
     sources = given(sitting.asked)
     return peers.Turn(cell=cell, tiny=tiny, base=base, photos=photos, out=out, sources=sources)
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(**extra: str) -> dict[str, str]:
     """Of every process that is started."""
-    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     plain = {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     plain["PYTORCH_ALLOC_CONF"] = plain["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    return {**os.environ, **plain, **more}
+    return {**os.environ, **plain, **extra}
 
 
-def turn(sitting: Sitting, side: str, told: peers.Turn, said: Mapping[str, Any]) -> dict[str, Any]:
+def turn(sitting: Sitting, side: str, settings: peers.Turn, forecast: Mapping[str, Any]) -> dict[str, Any]:
     """One process from its start to its last step that counts."""
-    cell, tiny = told.cell, told.tiny
-    command = ours(cell, said, tiny=tiny) if side == OURS else peers.command(side, told)
-    card, out, log = played(cell.card), told.out / "seen.json", told.out / "log.txt"
+    cell, tiny = settings.cell, settings.tiny
+    command = ours(cell, forecast, tiny=tiny) if side == LIMNER else peers.command(side, settings)
+    card, out, log = played(cell.card), settings.out / "seen.json", settings.out / "log.txt"
     with ExitStack() as stack, log.open("wb") as file:
         if shutil.which("nvidia-smi") and not tiny and not sitting.asked.no_ballast:
             stack.enter_context(ballast(card))
@@ -225,24 +227,24 @@ def turn(sitting: Sitting, side: str, told: peers.Turn, said: Mapping[str, Any])
     return {**facts, **counted(facts, WARM_UP), "device_peak": gauge.peak}
 
 
-def ours(cell: Cell, said: Mapping[str, Any], *, tiny: bool) -> list[str]:
+def ours(cell: Cell, forecast: Mapping[str, Any], *, tiny: bool) -> list[str]:
     """Limner's side."""
-    told = {"plan": said["plan"], "base": cell.base, "sizes": cell.sizes, "batch": cell.batch}
-    return [sys.executable, "-m", "gpu.ours", json.dumps({**told, "steps": cell.steps, "tiny": tiny})]
+    settings = {"plan": forecast["plan"], "base": cell.base, "sizes": cell.sizes, "batch": cell.batch}
+    return [sys.executable, "-m", "gpu.ours", json.dumps({**settings, "steps": cell.steps, "tiny": tiny})]
 
 
-def gradients(sitting: Sitting, cell: Cell, said: Mapping[str, Any]) -> dict[str, Any]:
+def gradients(sitting: Sitting, cell: Cell, forecast: Mapping[str, Any]) -> dict[str, Any]:
     """How far the plan's gradient is from that of a plain shallow model of full width."""
     if sitting.over:
         return LATE
-    told = {"base": cell.base, "tiny": sitting.asked.tiny, "sizes": cell.sizes[:1], "batch": 1}
-    told |= {"plan": {**said["plan"], "micro_batch": 1}, "blocks": said["blocks"]}
-    command = [sys.executable, "-m", "gpu.gradients", json.dumps(told)]
+    settings = {"base": cell.base, "tiny": sitting.asked.tiny, "sizes": cell.sizes[:1], "batch": 1}
+    settings |= {"plan": {**forecast["plan"], "micro_batch": 1}, "blocks": forecast["blocks"]}
+    command = [sys.executable, "-m", "gpu.gradients", json.dumps(settings)]
     try:
-        seen = subprocess.run(
+        outcome = subprocess.run(
             command, capture_output=True, text=True, check=True, env=environment(), timeout=sitting.left
         )
-        return json.loads(seen.stdout.strip().splitlines()[-1])  # libraries may print before it
+        return json.loads(outcome.stdout.strip().splitlines()[-1])  # libraries may print before it
     except FAILURES as error:
         return {"failed": reason(error)}
 
@@ -258,8 +260,8 @@ def reason(error: Exception) -> str:
     """Why something failed, in a line."""
     if isinstance(error, subprocess.TimeoutExpired):
         return "stopped: no time left"
-    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
-    text = said if isinstance(said, str) and said.strip() else str(error)
+    forecast = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
+    text = forecast if isinstance(forecast, str) and forecast.strip() else str(error)
     return text.strip().splitlines()[-1][:160]
 
 
@@ -274,13 +276,15 @@ def why(log: Path, code: int) -> str:
 
 def matrix_rate(*, tiny: bool) -> float:
     """FLOP/s of a large product, in a process of its own."""
-    told = [sys.executable, "-m", "gpu.clock", "512" if tiny else "8192"]
-    return float(subprocess.run(told, capture_output=True, text=True, check=True, env=environment()).stdout)
+    settings = [sys.executable, "-m", "gpu.clock", "512" if tiny else "8192"]
+    return float(
+        subprocess.run(settings, capture_output=True, text=True, check=True, env=environment()).stdout
+    )
 
 
-def short(seen: Mapping[str, Any]) -> str:
+def short(outcome: Mapping[str, Any]) -> str:
     """One turn in few words."""
-    return seen["failed"] if "failed" in seen else f"{seen['step']:.4f} s/step"
+    return outcome["failed"] if "failed" in outcome else f"{outcome['step']:.4f} s/step"
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def model() -> nn.Module:
     torch.manual_seed(0)
     sizes = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 64, "num_attention_heads": 4}
     text = {"joint_attention_dim": 64, "pooled_projection_dim": 64}
-    made = FluxTransformer2DModel(**sizes, **text, axes_dims_rope=(16, 24, 24))
-    return nn.Module.to(made, DTYPE).requires_grad_(requires_grad=False)
+    flux_model = FluxTransformer2DModel(**sizes, **text, axes_dims_rope=(16, 24, 24))
+    return nn.Module.to(flux_model, DTYPE).requires_grad_(requires_grad=False)
 
 
 def inputs() -> dict[str, Tensor]:
@@ -49,8 +49,8 @@ def autocast_of_cuda() -> Iterator[None]:
     """Autocast as GPUs have it: norms give float32, which on a CPU they do not."""
     plain = F.layer_norm
 
-    def norm(given: Tensor, *args: Any, **named: Any) -> Tensor:
-        return plain(given.float(), *args, **named)
+    def norm(hidden: Tensor, *args: Any, **options: Any) -> Tensor:
+        return plain(hidden.float(), *args, **options)
 
     with torch.autocast("cpu", DTYPE), mock.patch.object(F, "layer_norm", norm):
         yield
@@ -58,26 +58,26 @@ def autocast_of_cuda() -> Iterator[None]:
 
 def kept(net: nn.Module, values: dict[str, Tensor], *, autocast: bool) -> int:
     """Bytes that autograd keeps of a forward pass; the model's own tensors left aside."""
-    known = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    found: dict[int, int] = {}
+    pointers = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    sizes_by_pointer: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in pointers:
+            sizes_by_pointer[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     keeping = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with autocast_of_cuda() if autocast else nullcontext(), keeping:
         alive = net(**values).sample
     del alive
-    return sum(found.values())
+    return sum(sizes_by_pointer.values())
 
 
 def main() -> None:
     """Print a table."""
     unit = (TOKENS + TEXT) * 256 * 2
-    for name, ours, autocast in (
+    for name, is_limner, autocast in (
         ("peft, fp32 factors, autocast", False, True),
         ("ours, fp32 masters, autocast", True, True),
         ("peft, fp32 factors, bf16 around them", False, False),
@@ -85,14 +85,14 @@ def main() -> None:
     ):
         net = model()
         names = lora.matching(net, TARGETS)
-        if ours:
+        if is_limner:
             lora.attach(net, names, rank=RANK, alpha=RANK, dropout=0.0, seed=0)
         else:
             inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=names), net)
             for parameter in net.parameters():
                 parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-        held = kept(net, inputs(), autocast=autocast)
-        print(f"{name:38} {held / 1e6:7.2f} MB = {held / unit:5.1f} u")
+        bytes_kept = kept(net, inputs(), autocast=autocast)
+        print(f"{name:38} {bytes_kept / 1e6:7.2f} MB = {bytes_kept / unit:5.1f} u")
 
 
 if __name__ == "__main__":

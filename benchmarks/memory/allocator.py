@@ -14,7 +14,7 @@ SMALL_SEGMENT, LARGE_SEGMENT = 2 * MIB, 20 * MIB
 LARGE = 10 * MIB
 """Requests from this on get a segment of their own size, in steps of ``STEP``."""
 STEP = 2 * MIB
-APART = 1 << 50
+DISTANCE = 1 << 50
 """Addresses between two segments, so that their blocks never touch."""
 
 
@@ -90,11 +90,11 @@ class Allocator:
         """
         size = max(GRANULE, -(-size // GRANULE) * GRANULE)
         pool = self._pools[size <= SMALL]
-        found = pool.fit(size)
-        block = pool.take(found) if found else self._segment(pool, size)
-        left = block.size - size
+        placement = pool.fit(size)
+        block = pool.take(placement) if placement else self._segment(pool, size)
+        rest_size = block.size - size
         fine = pool.small or self.expandable
-        if left >= (GRANULE if fine else SMALL + 1):
+        if rest_size >= (GRANULE if fine else SMALL + 1):
             self._split(block, size)
         block.free = False
         self._held[key] = block
@@ -122,7 +122,7 @@ class Allocator:
     def _join(self, block: _Block, other: _Block) -> _Block:
         """One block of two neighbours, the second of which is free."""
         block.pool.take(other)
-        first, second = sorted((block, other), key=lambda each: each.address)
+        first, second = sorted((block, other), key=lambda either: either.address)
         first.size, first.after = first.size + second.size, second.after
         if first.after is not None:
             first.after.before = first
@@ -138,20 +138,20 @@ class Allocator:
         room = SMALL_SEGMENT if pool.small else large
         self._reserve(room)
         self._segments += 1
-        return _Block(room, self._segments * APART, pool)
+        return _Block(room, self._segments * DISTANCE, pool)
 
     def _grow(self, pool: _Pool, size: int) -> _Block:
         page = SMALL_SEGMENT if pool.small else LARGE_SEGMENT
         last = pool.last
         have = last.size if last is not None and last.free else 0
-        more = -(-(size - have) // page) * page
-        self._reserve(more)
+        growth = -(-(size - have) // page) * page
+        self._reserve(growth)
         if last is not None and last.free:
             pool.take(last)
-            last.size += more
+            last.size += growth
             return last
-        address = APART if pool.small else 2 * APART
-        block = _Block(more, address if last is None else last.address + last.size, pool, before=last)
+        address = DISTANCE if pool.small else 2 * DISTANCE
+        block = _Block(growth, address if last is None else last.address + last.size, pool, before=last)
         if last is not None:
             last.after = block
         pool.last = block
@@ -181,12 +181,12 @@ def replay(events: Iterable[Event], *, expandable: bool = False, capacity: int |
         Full: It does not fit into ``capacity``.
     """
     allocator = Allocator(expandable=expandable, capacity=capacity)
-    held: set[int] = set()
+    addresses: set[int] = set()
     for key, size in events:
         if size > 0:
             allocator.allocate(key, size)
-            held.add(key)
-        elif key in held:
+            addresses.add(key)
+        elif key in addresses:
             allocator.release(key)
     return Reserved(allocator.most_allocated, allocator.most_reserved, allocator.retries)
 

@@ -52,8 +52,8 @@ def peak(work: Path, count: int, side: int) -> dict[str, float]:
     make(photos, count, side)
     start = time.monotonic()
     words = [sys.executable, "-c", PROGRAM, str(photos), str(work / f"page-{count}"), str(side)]
-    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
-    images, findings, size = map(int, told[-3:])
+    output = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+    images, findings, size = map(int, output[-3:])
     unit = 1 if sys.platform == "darwin" else 1024
     seconds = round(time.monotonic() - start, 1)
     return {"images": images, "findings": findings, "seconds": seconds, "peak": size * unit}
@@ -66,14 +66,17 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=320)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="limner-check-") as work:
-        few, many = (peak(Path(work), count, args.side) for count in (args.images // 10, args.images))
-    per_image = (many["peak"] - few["peak"]) / (many["images"] - few["images"])
-    result = {"few": few, "many": many, "per_image": round(per_image), "limit": LIMIT}
+        small_peak, large_peak = (
+            peak(Path(work), count, args.side) for count in (args.images // 10, args.images)
+        )
+    per_image = (large_peak["peak"] - small_peak["peak"]) / (large_peak["images"] - small_peak["images"])
+    result = {"few": small_peak, "many": large_peak, "per_image": round(per_image), "limit": LIMIT}
     sys.stdout.write(
-        f"{many['peak'] / 1e9:.2f} GB for {many['images']:.0f} images, {per_image / 1e3:.0f} kB each\n"
+        f"{large_peak['peak'] / 1e9:.2f} GB for {large_peak['images']:.0f} images, "
+        f"{per_image / 1e3:.0f} kB each\n"
     )
     save("check_memory", result)
-    if many["peak"] > LIMIT:
+    if large_peak["peak"] > LIMIT:
         sys.exit("More than 2 GB.")
 
 

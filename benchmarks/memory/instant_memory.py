@@ -61,11 +61,11 @@ def predictor_figures(path: Path, targets: dict[str, Target]) -> dict[str, Any]:
         pairs = PublishedPredictor(path, targets).predict(
             torch.zeros(WIDTH), torch.zeros(TOKENS, STATE_WIDTH)
         )
-    written = sum(4 * side.numel() for pair in pairs.values() for side in pair)
+    byte_count = sum(4 * side.numel() for pair in pairs.values() for side in pair)
     figures["anonymous_bytes_over_before_and_lora"] = (
-        figures["anonymous_bytes_at_most"] - figures["anonymous_bytes_before"] - written
+        figures["anonymous_bytes_at_most"] - figures["anonymous_bytes_before"] - byte_count
     )
-    return {"file_bytes": size, "layers": len(pairs), "lora_bytes_in_float32": written} | figures
+    return {"file_bytes": size, "layers": len(pairs), "lora_bytes_in_float32": byte_count} | figures
 
 
 def encoder_figures(name: str, folder: Path) -> dict[str, Any]:

@@ -61,29 +61,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seconds", type=float, default=10.0, help="for measuring the processor")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other take seconds as well
-    calibrate(Limits(device="cpu"), Reporter(PlainText()), seconds=asked.seconds)
-    planned = plan(recipe(asked.steps), Reporter(PlainText()))
-    assert planned.choice is not None
-    assert planned.total is not None
+    calibrate(Limits(device="cpu"), Reporter(PlainText()), seconds=options.seconds)
+    estimate = plan(recipe(options.steps), Reporter(PlainText()))
+    assert estimate.choice is not None
+    assert estimate.total is not None
     with tempfile.TemporaryDirectory() as place:
         short, _ = run(1, Path(place))
-        long, peak = run(asked.steps, Path(place))
+        long, peak = run(options.steps, Path(place))
     figures = {
-        "steps": asked.steps,
+        "steps": options.steps,
         "seconds_per_step": {
-            "planned": planned.choice.step_time.seconds,
-            "measured": (long - short) / (asked.steps - 1),
+            "planned": estimate.choice.step_time.seconds,
+            "measured": (long - short) / (options.steps - 1),
         },
-        "seconds": {"planned": START + planned.total.seconds, "measured": long},
-        "peak_bytes": {"planned": PROCESS + planned.choice.reserved, "measured": peak},
+        "seconds": {"planned": START + estimate.total.seconds, "measured": long},
+        "peak_bytes": {"planned": PROCESS + estimate.choice.reserved, "measured": peak},
     }
     for name, pair in figures.items():
         if isinstance(pair, dict):
             pair["error"] = pair["planned"] / pair["measured"] - 1
-            both = f"planned {pair['planned']:.4g}, measured {pair['measured']:.4g}"
-            print(f"{name:<18} {both}, {pair['error']:+.1%}")
+            text = f"planned {pair['planned']:.4g}, measured {pair['measured']:.4g}"
+            print(f"{name:<18} {text}, {pair['error']:+.1%}")
     save("plan_cpu", figures)
 
 

@@ -77,18 +77,18 @@ def resident() -> int:
 @contextmanager
 def peak() -> Iterator[Callable[[], int]]:
     """What :func:`resident` says at most while entered."""
-    most, over = [resident()], threading.Event()
+    peak_reader, over = [resident()], threading.Event()
 
     def look() -> None:
         while not over.wait(0.001):
-            most[0] = max(most[0], resident())
+            peak_reader[0] = max(peak_reader[0], resident())
 
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        yield lambda: most[0]
+        yield lambda: peak_reader[0]
     finally:
-        most[0] = max(most[0], resident())
+        peak_reader[0] = max(peak_reader[0], resident())
         over.set()
         watcher.join()
 
@@ -113,40 +113,44 @@ def case(root: str, folder: str, changes: dict[str, Any]) -> dict[str, dict[str,
     torch.set_num_threads(1)
     family, source = family_of("FluxPipeline"), locate(root, folders={})
     spec = ModelSpec(family=family, source=source, trainable=LoRA())
-    known = profile(spec, TraceSpec(size=(64, 64)))
-    known, blocks = replace(known, cast="fp32" in Path(root).name), len(known.blocks)
+    cost_profile = profile(spec, TraceSpec(size=(64, 64)))
+    cost_profile, blocks = replace(cost_profile, cast="fp32" in Path(root).name), len(cost_profile.blocks)
     plan = replace(Plan(compute="bf16", weights="bf16"), **changes)
     plan = replace(plan, swapped_blocks=min(plan.swapped_blocks, blocks))
-    told = host_memory_of(known, plan)
-    away, meta = plan.swapped_of(blocks), torch.device("meta")
+    host_memory = host_memory_of(cost_profile, plan)
+    swaps, meta = plan.swapped_of(blocks), torch.device("meta")
     place = Path(folder) if plan.mmap_weights else None
 
     before = resident()
-    with peak() as most:
-        where: dict[str, Any] = {"device": meta, "folder": place}
-        denoiser = load(family, source, "transformer", dtype=torch.bfloat16, plan=plan, **where)
+    with peak() as peak_reader:
+        args: dict[str, Any] = {"device": meta, "folder": place}
+        denoiser = load(family, source, "transformer", dtype=torch.bfloat16, plan=plan, **args)
         host = Mapped(place) if plan.mmap_weights else ordinary
-        layers = [frozen(each) for each in matching(denoiser, family.arch.modulations).values()]
-        hoisted = layers if plan.precompute_modulation else []
-        buffers = [HostBuffer(layer, host) for layer in hoisted]
-        every = list(family.arch.blocks_of(denoiser).values())
-        buffers += [HostBuffer(every[number], host, exclude=hoisted) for number in away]
-    loading, there = most() - before, resident() - before
-    state = {"weights": [torch.ones(saved_bytes(known, plan, "adamw", average=False) // 4 // 64, 64).t()]}
+        layers = [frozen(excess) for excess in matching(denoiser, family.arch.modulations).values()]
+        modulations = layers if plan.precompute_modulation else []
+        buffers = [HostBuffer(layer, host) for layer in modulations]
+        blocks_list = list(family.arch.blocks_of(denoiser).values())
+        buffers += [HostBuffer(blocks_list[number], host, exclude=modulations) for number in swaps]
+    loading, increase = peak_reader() - before, resident() - before
+    state = {
+        "weights": [torch.ones(saved_bytes(cost_profile, plan, "adamw", average=False) // 4 // 64, 64).t()]
+    }
     start = resident()
-    with peak() as most, tempfile.TemporaryDirectory() as scratch:
+    with peak() as peak_reader, tempfile.TemporaryDirectory() as scratch:
         checkpoint.save(Path(scratch) / "step-000001.safetensors", state, {"step": 1})
-    saving = most() - start
-    staged = told["train"].pinned if plan.mmap_weights else 0  # copies pass through it, on the way to a GPU
+    saving = peak_reader() - start
+    staging = (
+        host_memory["train"].pinned if plan.mmap_weights else 0
+    )  # copies pass through it, on the way to a GPU
     return {
-        "load": {"predicted": told["load"].total - LIBRARIES, "measured": loading},
-        "train": {"predicted": told["train"].total - LIBRARIES - staged, "measured": there},
-        "save": {"predicted": told["save"].total - told["train"].total, "measured": saving},
+        "load": {"predicted": host_memory["load"].total - LIBRARIES, "measured": loading},
+        "train": {"predicted": host_memory["train"].total - LIBRARIES - staging, "measured": increase},
+        "save": {"predicted": host_memory["save"].total - host_memory["train"].total, "measured": saving},
     }
 
 
-def _in_child(given: tuple[str, str, dict[str, Any]], answer: Any) -> None:
-    answer.put(case(*given))
+def _in_child(job: tuple[str, str, dict[str, Any]], answer: Any) -> None:
+    answer.put(case(*job))
 
 
 def libraries() -> int:
@@ -159,8 +163,8 @@ def libraries() -> int:
         " for part in ('transformer', 'text_encoder', 'text_encoder_2', 'vae')]\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmRSS')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1]) * 1024
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(process.stdout.split()[-1]) * 1024
 
 
 def main() -> None:
@@ -169,33 +173,36 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024, help="of the denoiser")
     parser.add_argument("--cases", nargs="*", default=list(CASES), help="by name")
     parser.add_argument("--out", type=Path, default=RESULTS / "plan_host.json")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     fresh = multiprocessing.get_context("spawn")
-    found: dict[str, Any] = {}
+    rows_by_name: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
-        roots = {kind: base(Path(home), kind, asked.width) for kind in ("bf16", "fp32")}
-        for name in asked.cases:
+        roots = {kind: base(Path(home), kind, options.width) for kind in ("bf16", "fp32")}
+        for name in options.cases:
             kind, changes = CASES[name]
             answer = fresh.Queue()
             child = fresh.Process(target=_in_child, args=((str(roots[kind]), home, changes), answer))
             child.start()
-            found[name] = answer.get(timeout=300)
+            rows_by_name[name] = answer.get(timeout=300)
             child.join()
-            print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
+            print(json.dumps({name: rows_by_name[name]}), file=sys.stderr, flush=True)
     phases = ("load", "train", "save")
     rows = [
-        [name, *(f"{one[phase][which] / MIB:.0f}" for phase in phases for which in ("predicted", "measured"))]
-        for name, one in found.items()
+        [
+            name,
+            *(f"{row[phase][column] / MIB:.0f}" for phase in phases for column in ("predicted", "measured")),
+        ]
+        for name, row in rows_by_name.items()
     ]
-    print(table(["MiB", *(f"{phase}, {which}" for phase in phases for which in ("plan", "run"))], rows))
+    print(table(["MiB", *(f"{phase}, {column}" for phase in phases for column in ("plan", "run"))], rows))
     over = {
-        phase: max(one[phase]["measured"] - one[phase]["predicted"] for one in found.values())
+        phase: max(row[phase]["measured"] - row[phase]["predicted"] for row in rows_by_name.values())
         for phase in phases
     }
-    print("most above the plan:", {phase: f"{each / MIB:.0f} MiB" for phase, each in over.items()})
-    facts = {"above_plan_bytes": over, "libraries_bytes": libraries(), "cases": found}
-    save(asked.out.stem, facts, asked.out.parent)
+    print("most above the plan:", {phase: f"{excess / MIB:.0f} MiB" for phase, excess in over.items()})
+    facts = {"above_plan_bytes": over, "libraries_bytes": libraries(), "cases": rows_by_name}
+    save(options.out.stem, facts, options.out.parent)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from limner.recipe.train import Lora
 GIB = 2**30
 SMALL = ("flux-dev", "sdxl", "qwen-image", "flux2-klein", "z-image", "sd15")
 TRUE = ("flux-dev", "sdxl", "qwen-image", "flux2-klein-4b", "z-image", "sd15")
-SPECIFIED = {
+PUBLICATIONS = {
     ("flux-dev", 512): (28.825, 25.811, 23.170),
     ("flux-dev", 1024): (41.446, 32.473, 24.582),
     ("sdxl", 512): (6.415, None, 5.180),
@@ -64,38 +64,39 @@ def small(sizes: list[int], compute: Compute) -> Iterator[dict[str, Any]]:
     from cases import CASES
     from measured import Real
 
-    for case in (each for each in CASES if each.name in SMALL):
+    for case in (small_case for small_case in CASES if small_case.name in SMALL):
         folder = Path(tempfile.mkdtemp()) / case.name
         family, source = family_of(case.pipeline), locate(str(case.save(folder)), folders={})
         for side in sizes:
             spec = adapted(family, source, compute, rank=4)
-            how = TraceSpec(size=(side, side))
-            found = profile(spec, how, machine=Machine(granule=1))
-            blocks = len(found.blocks)
+            trace_spec = TraceSpec(size=(side, side))
+            estimate = profile(spec, trace_spec, machine=Machine(granule=1))
+            blocks = len(estimate.blocks)
             for weights in stores:
-                real = Real(spec, how, weights)
-                rehearsal = DryRun(spec, replace(how, weights=weights), Machine(granule=1))
+                real = Real(spec, trace_spec, weights)
+                rehearsal = DryRun(spec, replace(trace_spec, weights=weights), Machine(granule=1))
                 for images, count in ((1, 0), (1, blocks // 2), (1, blocks), (2, blocks // 2)):
-                    measured = real.peak(images, count, scratch=not half)
+                    measurement = real.peak(images, count, scratch=not half)
                     plan = Plan(
                         compute=compute, weights=weights, checkpointed_blocks=count, micro_batch=images
                     )
-                    state = 8 * found.learning + 4 * found.tensors
-                    seen = rehearsal.trace(real.one, images, checkpointed_blocks=count, state=state)
+                    state = 8 * estimate.learning + 4 * estimate.tensors
+                    trace = rehearsal.trace(real.one, images, checkpointed_blocks=count, state=state)
                     row: dict[str, Any] = {
                         "base": case.name,
                         "side": side,
                         "weights": weights,
                         "images": images,
                         "checkpointed": f"{count}/{blocks}",
-                        "measured": measured,
-                        "traced_off": seen.trace.peak / measured - 1,
-                        "predicted_off": train_memory(found, plan, device_kind="cpu").total / measured - 1,
+                        "measured": measurement,
+                        "traced_off": trace.trace.peak / measurement - 1,
+                        "predicted_off": train_memory(estimate, plan, device_kind="cpu").total / measurement
+                        - 1,
                     }
                     if half:
                         whole = real.peak(images, count)
-                        row["scratch"] = whole - measured
-                        row["with_scratch_off"] = seen.trace.peak / whole - 1
+                        row["scratch"] = whole - measurement
+                        row["with_scratch_off"] = trace.trace.peak / whole - 1
                     yield row
 
 
@@ -105,27 +106,30 @@ def true(names: list[str], sides: list[int], *, whole: bool) -> Iterator[dict[st
         source = known(name)
         family = family_of(source.index["_class_name"])
         for side in sides:
-            spec, how = adapted(family, source, "bf16", targets="attention"), TraceSpec(size=(side, side))
+            spec, trace_spec = (
+                adapted(family, source, "bf16", targets="attention"),
+                TraceSpec(size=(side, side)),
+            )
             start = time.process_time()
-            found = profile(spec, how)
+            estimate = profile(spec, trace_spec)
             seconds = time.process_time() - start
-            blocks = len(found.blocks)
+            blocks = len(estimate.blocks)
             for place, count in enumerate((0, -(-blocks // 2), blocks)):
                 plan = Plan(compute="bf16", weights="bf16", checkpointed_blocks=count)
-                need = train_memory(found, plan)
-                outside = need.causes["context"] + need.causes["workspace"]
+                need = train_memory(estimate, plan)
+                overhead = need.causes["context"] + need.causes["workspace"]
                 row: dict[str, Any] = {
                     "base": name,
                     "side": side,
                     "checkpointed": f"{count}/{blocks}",
-                    "predicted": round((need.total - outside) / GIB, 3),
-                    "reserved": round((need.reserved - outside) / GIB, 3),
+                    "predicted": round((need.total - overhead) / GIB, 3),
+                    "reserved": round((need.reserved - overhead) / GIB, 3),
                     "profile_cpu_seconds": round(seconds, 1),
                 }
-                if specified := SPECIFIED.get((name, side), (None,) * 3)[place]:
-                    row |= {"specified": specified, "off": row["predicted"] / specified - 1}
+                if publication := PUBLICATIONS.get((name, side), (None,) * 3)[place]:
+                    row |= {"specified": publication, "off": row["predicted"] / publication - 1}
                 if whole:
-                    row |= _whole(spec, how, count, found.learning)
+                    row |= _whole(spec, trace_spec, count, estimate.learning)
                 yield row
 
 
@@ -134,35 +138,35 @@ def adapted(family: Any, source: Any, compute: Compute, **lora: Any) -> ModelSpe
     return ModelSpec(family=family, source=source, trainable=LoRA(Lora(**lora)), compute=compute)
 
 
-def _whole(spec: ModelSpec, how: TraceSpec, count: int, trained: int) -> dict[str, Any]:
+def _whole(spec: ModelSpec, trace_spec: TraceSpec, count: int, trained: int) -> dict[str, Any]:
     """A trace of every block, and what the allocator reserves for it."""
-    one = boundary(spec, how.size)
+    segment = boundary(spec, trace_spec.size)
     start = time.process_time()
-    rehearsal = DryRun(spec, how)
-    seen = rehearsal.trace(one, 1, checkpointed_blocks=count, state=8 * trained).trace
+    rehearsal = DryRun(spec, trace_spec)
+    trace = rehearsal.trace(segment, 1, checkpointed_blocks=count, state=8 * trained).trace
     return {
-        "whole": round(seen.peak / GIB, 3),
+        "whole": round(trace.peak / GIB, 3),
         "whole_cpu_seconds": round(time.process_time() - start, 1),
-        "whole_reserved": round(replay(seen.events).reserved / GIB, 3),
-        "whole_reserved_expandable": round(replay(seen.events, expandable=True).reserved / GIB, 3),
+        "whole_reserved": round(replay(trace.events).reserved / GIB, 3),
+        "whole_reserved_expandable": round(replay(trace.events, expandable=True).reserved / GIB, 3),
     }
 
 
 def main() -> None:
     """Print a row for each case and write them all."""
-    asked = _asked()
+    options = _asked()
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     hush()
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, Any]]] = {}
     tables = {
-        "small": small(asked.sizes, "fp32"),
-        "small_bf16": small(asked.sizes, "bf16"),
-        "true": true(asked.bases, asked.sides, whole=asked.whole),
+        "small": small(options.sizes, "fp32"),
+        "small_bf16": small(options.sizes, "bf16"),
+        "true": true(options.bases, options.sides, whole=options.whole),
     }
-    for table, some in tables.items():
+    for table, cases in tables.items():
         rows[table] = []
-        for row in some:
+        for row in cases:
             rows[table].append(row)
             print(
                 "  ".join(
@@ -170,11 +174,13 @@ def main() -> None:
                 )
             )
     worst = {
-        key: max((abs(row[key]) for each in rows.values() for row in each if key in row), default=0.0)
+        key: max(
+            (abs(row[key]) for small_case in rows.values() for row in small_case if key in row), default=0.0
+        )
         for key in ("traced_off", "predicted_off", "off")
     }
     print("worst:", "  ".join(f"{key} {value:.3%}" for key, value in worst.items()))
-    save(asked.out.stem, {"worst": worst, **rows}, asked.out.parent)
+    save(options.out.stem, {"worst": worst, **rows}, options.out.parent)
 
 
 def _asked() -> argparse.Namespace:

@@ -37,24 +37,24 @@ def rows_of(base: str, side: int) -> list[dict[str, Any]]:
         adapted(family, source, "bf16", rank=16, targets="all-linear"),
         TraceSpec(size=(side, side)),
     )
-    profiled, run = profile(spec, trace_spec), DryRun(spec, trace_spec)
+    cost_profile, run = profile(spec, trace_spec), DryRun(spec, trace_spec)
     inputs, count = boundary(spec, (side, side)), len(run.blocks)
     rows = []
-    for checkpointed in (0, count // 2, count * 3 // 4, count):
-        state = 8 * profiled.learning
-        events = run.trace(inputs, 1, checkpointed_blocks=checkpointed, state=state).trace.events
-        row: dict[str, Any] = {"base": base, "side": side, "checkpointed": f"{checkpointed}/{count}"}
-        plan = Plan(compute="bf16", weights="bf16", checkpointed_blocks=checkpointed, tail_skip=False)
+    for checkpoint_count in (0, count // 2, count * 3 // 4, count):
+        state = 8 * cost_profile.learning
+        events = run.trace(inputs, 1, checkpointed_blocks=checkpoint_count, state=state).trace.events
+        row: dict[str, Any] = {"base": base, "side": side, "checkpointed": f"{checkpoint_count}/{count}"}
+        plan = Plan(compute="bf16", weights="bf16", checkpointed_blocks=checkpoint_count, tail_skip=False)
         for name, grows in (("growing", True), ("fixed", False)):
             with patch.object(memory, "expandable", lambda grows=grows: grows):
-                estimate = memory.train_memory(profiled, plan)
-            outside = estimate.causes["context"] + estimate.causes["workspace"]
-            planned = (estimate.reserved - outside) / GIB
-            replayed = replay(events, expandable=grows).reserved / GIB
+                estimate = memory.train_memory(cost_profile, plan)
+            overhead = estimate.causes["context"] + estimate.causes["workspace"]
+            prediction = (estimate.reserved - overhead) / GIB
+            replay_size = replay(events, expandable=grows).reserved / GIB
             row[name] = {
-                "planned": round(planned, 2),
-                "replayed": round(replayed, 2),
-                "ratio": round(planned / replayed, 4),
+                "planned": round(prediction, 2),
+                "replayed": round(replay_size, 2),
+                "ratio": round(prediction / replay_size, 4),
             }
         rows.append(row)
     return rows

@@ -61,10 +61,10 @@ def numbers(changes: Changes) -> int:
     return sum(group.trained for group in target_groups(spec))
 
 
-def nearest(kind: str, wanted: int) -> tuple[Changes, int]:
+def nearest(kind: str, target: int) -> tuple[Changes, int]:
     """The size of a kind whose trained numbers are nearest to those wanted, and how many they are."""
     candidates = [(changes, numbers(changes)) for changes in sizes(kind)]
-    return min(candidates, key=lambda entry: abs(log(entry[1] / wanted)))
+    return min(candidates, key=lambda entry: abs(log(entry[1] / target)))
 
 
 def recipe_keys(changes: Changes) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def measured() -> dict[str, dict[str, Any]]:
 
 def sized(reporter: Any) -> dict[str, dict[str, Any]]:
     """Kind -> its size, the time of its step beside a LoRA's, and its seeds, of which there are none yet."""
-    wanted = numbers({"kind": "lora", "rank": RANK})
-    sizes = {kind: nearest(kind, wanted) for kind in KINDS}
+    target = numbers({"kind": "lora", "rank": RANK})
+    sizes = {kind: nearest(kind, target) for kind in KINDS}
     times = step_seconds({kind: changes for kind, (changes, _) in sizes.items()}, reporter)
     return {
         kind: {
@@ -132,7 +132,7 @@ def sized(reporter: Any) -> dict[str, dict[str, Any]]:
 def row_of(kind: str, row: Mapping[str, Any]) -> list[str]:
     """A row of the table: means over the seeds."""
     size = ", ".join(f"{key} {value}" for key, value in row["lora"].items() if key != "kind")
-    shares = {name: mean(one[name] for one in row["seeds"]) for name in row["seeds"][0]}
+    shares = {name: mean(seed_row[name] for seed_row in row["seeds"]) for name in row["seeds"][0]}
     return [
         f"{kind}, {size}",
         str(row["trained"]),

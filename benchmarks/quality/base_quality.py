@@ -67,33 +67,35 @@ class Way:
 @torch.no_grad()
 def generate(pipe: Any, asks: Sequence[Ask], way: Way) -> np.ndarray:
     """(N, side, side, 3) uint8; each picture has its own seed, whatever the batch."""
-    made = []
+    images_list = []
     for start in range(0, len(asks), way.batch):
-        some = asks[start : start + way.batch]
-        guided = {"negative_prompt": [""] * len(some), "true_cfg_scale": way.guidance}
+        asks_batch = asks[start : start + way.batch]
+        guidance_options = {"negative_prompt": [""] * len(asks_batch), "true_cfg_scale": way.guidance}
         images = pipe(
-            prompt=[ask.prompt for ask in some],
-            **(guided if way.guidance > 1 else {}),
+            prompt=[ask.prompt for ask in asks_batch],
+            **(guidance_options if way.guidance > 1 else {}),
             num_inference_steps=way.steps,
             width=way.side,
             height=way.side,
             max_sequence_length=way.text_length,
-            generator=[torch.Generator().manual_seed(ask.seed) for ask in some],
+            generator=[torch.Generator().manual_seed(ask.seed) for ask in asks_batch],
             output_type="pil",
         ).images
-        made += [np.asarray(image.convert("RGB")) for image in images]
-        sys.stderr.write(f"{len(made)} of {len(asks)} pictures\n")
-    return np.stack(made)
+        images_list += [np.asarray(image.convert("RGB")) for image in images]
+        sys.stderr.write(f"{len(images_list)} of {len(asks)} pictures\n")
+    return np.stack(images_list)
 
 
 def real(art: Art, asks: Sequence[Ask], side: int) -> tuple[np.ndarray, list[Ask]]:
     """The drawings that the asks speak of, on white, with the asks that have one: the judge's own test."""
     rows = {(str(c), str(s)): n for n, (c, s) in enumerate(zip(art.concept, art.style, strict=True))}
-    known = [ask for ask in asks if (ask.noun, ask.style) in rows]
-    picked = [rows[ask.noun, ask.style] for ask in known]
-    full = drawings(Art(art.rgba[picked], art.style[picked], art.concept[picked]), side)
-    pictures = torch.cat([render(some, [Appearance()] * len(some)) for some in full.split(256)])
-    return (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy(), known
+    asks_known = [ask for ask in asks if (ask.noun, ask.style) in rows]
+    references = [rows[ask.noun, ask.style] for ask in asks_known]
+    full = drawings(Art(art.rgba[references], art.style[references], art.concept[references]), side)
+    pictures = torch.cat(
+        [render(asks_batch, [Appearance()] * len(asks_batch)) for asks_batch in full.split(256)]
+    )
+    return (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy(), asks_known
 
 
 def scores(judge: Judge, images: np.ndarray, asks: Sequence[Ask]) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def scores(judge: Judge, images: np.ndarray, asks: Sequence[Ask]) -> dict[str, A
         names = [asks[n].noun for n in rows]
         per_style[style] = {"pictures": len(rows), **style_scores(judge, images[rows], names, style)}
     whole = {
-        key: sum(each[key] * each["pictures"] for each in per_style.values()) / len(asks)
+        key: sum(group[key] * group["pictures"] for group in per_style.values()) / len(asks)
         for key in ("concept", "style")
     }
     return {"pictures": len(asks), **whole, "per_style": per_style}
@@ -116,31 +118,31 @@ def losses(base: Path) -> dict[str, float]:
     Of those rows whose held-out set is that of the last.
     """
     rows = json.loads((base / "training.json").read_text(encoding="utf-8"))["rows"]
-    each = [row["held_out"] for row in rows if row.get("set") == rows[-1].get("set")]
-    return {"end": each[-1], "minimum": min(each), "rise": each[-1] / min(each) - 1}
+    group = [row["held_out"] for row in rows if row.get("set") == rows[-1].get("set")]
+    return {"end": group[-1], "minimum": min(group), "rise": group[-1] / min(group) - 1}
 
 
-def asked(art: Art, wish: argparse.Namespace, known: int) -> tuple[list[Ask], list[Ask]]:
+def asked(art: Art, wish: argparse.Namespace, asks_known: int) -> tuple[list[Ask], list[Ask]]:
     """Shown pairs of the first ``wish.concepts`` nouns; held-out pairs of all ``known`` nouns of the base."""
     pairs = set(zip(map(str, art.concept), map(str, art.style), strict=True))
-    every = [
+    ask_pairs = [
         (n, Ask(noun, style, seed * 1_000_003 + n * 17 + k))
         for seed in range(wish.seeds)
-        for n, noun in enumerate(list(nouns())[:known])
+        for n, noun in enumerate(list(nouns())[:asks_known])
         for k, style in enumerate(TRAINED_STYLES)
         if (noun, style) in pairs
     ]
-    shown = [ask for n, ask in every if n < wish.concepts and not held_out(ask.noun, ask.style)]
-    hidden = [ask for _, ask in every if held_out(ask.noun, ask.style)]
-    return shown, hidden
+    trained_asks = [ask for n, ask in ask_pairs if n < wish.concepts and not held_out(ask.noun, ask.style)]
+    hidden = [ask for _, ask in ask_pairs if held_out(ask.noun, ask.style)]
+    return trained_asks, hidden
 
 
 def sheet(path: Path, images: np.ndarray, count: int) -> None:
     """Pictures row by row, left to right, spread evenly over all of them."""
-    picked = images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
+    references = images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
     tile = images.shape[1] + 2
-    page = Image.new("RGB", (SHEET_COLUMNS * tile, -(-len(picked) // SHEET_COLUMNS) * tile), (90, 90, 90))
-    for n, image in enumerate(picked):
+    page = Image.new("RGB", (SHEET_COLUMNS * tile, -(-len(references) // SHEET_COLUMNS) * tile), (90, 90, 90))
+    for n, image in enumerate(references):
         page.paste(Image.fromarray(image), (n % SHEET_COLUMNS * tile + 1, n // SHEET_COLUMNS * tile + 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
@@ -158,16 +160,16 @@ def measure(wish: argparse.Namespace) -> dict[str, Any]:
     pipe.set_progress_bar_config(disable=True)
     judge = Judge.load(wish.judge, wish.device)
     art = read_art(wish.art)
-    known = min(facts.get("concepts", 300), len(judge.concept_names))
-    shown, hidden = asked(art, wish, known)
+    asks_known = min(facts.get("concepts", 300), len(judge.concept_names))
+    trained_asks, hidden = asked(art, wish, asks_known)
     start = time.monotonic()
-    images = generate(pipe, shown + hidden, way)
+    images = generate(pipe, trained_asks + hidden, way)
     seconds = time.monotonic() - start
-    sheet(wish.sheet, images[: len(shown)], 256)
-    sheet(wish.sheet.with_stem(wish.sheet.stem + "-held-out"), images[len(shown) :], 128)
+    sheet(wish.sheet, images[: len(trained_asks)], 256)
+    sheet(wish.sheet.with_stem(wish.sheet.stem + "-held-out"), images[len(trained_asks) :], 128)
     size = next(size for size in SIZES.values() if size.side == way.side)
     vae = pipe.vae.float()
-    judged = json.loads((wish.judge / "judge.json").read_text(encoding="utf-8"))["figures"]
+    judge_record = json.loads((wish.judge / "judge.json").read_text(encoding="utf-8"))["figures"]
     return {
         "settings": {
             **vars(way),
@@ -175,35 +177,35 @@ def measure(wish: argparse.Namespace) -> dict[str, Any]:
             "concepts": wish.concepts,
             "precision": wish.precision,
         },
-        "known_concepts": known,
+        "known_concepts": asks_known,
         "pictures_per_second": len(images) / seconds,
         "vae": psnr(vae, validation_images_of(wish.art, size).to(wish.device)),
-        "shown": scores(judge, images[: len(shown)], shown),
-        "held_out": scores(judge, images[len(shown) :], hidden),
-        "real": scores(judge, *real(art, shown + hidden, judge.side)),
-        "judge": {name: judged[name] for name in ("plain", "grounds", "all")},
+        "shown": scores(judge, images[: len(trained_asks)], trained_asks),
+        "held_out": scores(judge, images[len(trained_asks) :], hidden),
+        "real": scores(judge, *real(art, trained_asks + hidden, judge.side)),
+        "judge": {name: judge_record[name] for name in ("plain", "grounds", "all")},
         "loss": losses(wish.base),
     }
 
 
-def verdicts(found: dict[str, Any]) -> list[list[str]]:
+def verdicts(figures: dict[str, Any]) -> list[list[str]]:
     """Rows of the table: what, figure, bar, whether it is met."""
-    bars = BARS[found["settings"]["side"]]
-    both = [found["shown"], found["held_out"]]
-    count = sum(each["pictures"] for each in both)
-    style = sum(each["style"] * each["pictures"] for each in both) / count
-    judge = found["judge"]["plain"]
-    least = [
-        ("VAE PSNR on unseen styles, mean (dB)", found["vae"]["psnr_mean"], bars["psnr_mean"]),
-        ("VAE PSNR on unseen styles, p10 (dB)", found["vae"]["psnr_p10"], bars.get("psnr_p10", 0)),
-        ("concept top-1, shown pairs", found["shown"]["concept"], bars["concept"]),
-        ("concept top-1, held-out pairs", found["held_out"]["concept"], bars["held_out"]),
+    bars = BARS[figures["settings"]["side"]]
+    groups = [figures["shown"], figures["held_out"]]
+    count = sum(group["pictures"] for group in groups)
+    style = sum(group["style"] * group["pictures"] for group in groups) / count
+    judge = figures["judge"]["plain"]
+    bar_lines = [
+        ("VAE PSNR on unseen styles, mean (dB)", figures["vae"]["psnr_mean"], bars["psnr_mean"]),
+        ("VAE PSNR on unseen styles, p10 (dB)", figures["vae"]["psnr_p10"], bars.get("psnr_p10", 0)),
+        ("concept top-1, shown pairs", figures["shown"]["concept"], bars["concept"]),
+        ("concept top-1, held-out pairs", figures["held_out"]["concept"], bars["held_out"]),
         ("style accuracy", style, bars["style"]),
         ("judge: concept top-1, drawings kept from it", judge["concept"], JUDGE_BAR),
         ("judge: style accuracy, drawings kept from it", judge["style"], JUDGE_BAR),
     ]
-    rows = [[name, _shown(value), f">= {_shown(bar)}", _met(value >= bar)] for name, value, bar in least]
-    rise = found["loss"]["rise"]
+    rows = [[name, _shown(value), f">= {_shown(bar)}", _met(value >= bar)] for name, value, bar in bar_lines]
+    rise = figures["loss"]["rise"]
     rows.append(
         ["validation loss, end above minimum", f"{rise:.2%}", f"<= {RISE_BAR:.0%}", _met(rise <= RISE_BAR)]
     )
@@ -234,9 +236,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--sheet", type=Path, default=RESULTS / "base_quality.png")
     wish = parser.parse_args()
-    found = measure(wish)
-    rows = verdicts(found)
-    save("base_quality", {**found, "table": rows}, wish.out)
+    figures = measure(wish)
+    rows = verdicts(figures)
+    save("base_quality", {**figures, "table": rows}, wish.out)
     print(table(["what", "figure", "bar", "met"], rows))
 
 

@@ -128,9 +128,11 @@ def _measure_style(bench: Bench, expert: Expert | None, style: StyleSet, row: Ro
     images = generate(bench.models, nouns, expert and expert(singles[order]), SAMPLING)
     concepts = bench.concepts(images)
     row.nouns.append(float(np.mean([noun == concept for noun, concept in zip(nouns, concepts, strict=True)])))
-    shown = [style.reference_nouns[n] for n in order]
-    known = [pair for pair in zip(shown, concepts, strict=True) if pair[0] in bench.judge.concept_names]
-    row.intrusion.append(float(np.mean([noun == concept for noun, concept in known])))
+    image_nouns = [style.reference_nouns[n] for n in order]
+    familiar = [
+        pair for pair in zip(image_nouns, concepts, strict=True) if pair[0] in bench.judge.concept_names
+    ]
+    row.intrusion.append(float(np.mean([noun == concept for noun, concept in familiar])))
     if is_demo:
         row.style.append(_told_as(bench, images, style.name))
         four = style.references[None, :4]
@@ -140,15 +142,15 @@ def _measure_style(bench: Bench, expert: Expert | None, style: StyleSet, row: Ro
         ):
             shares.append(_told_as(bench, generate(bench.models, nouns, pairs, SAMPLING), style.name))
     references = style.references.permute(0, 2, 3, 1).numpy()
-    painted = generate(bench.models, style.reference_nouns, expert and expert(singles), SAMPLING)
-    row.pixels.append(rms(painted, references))
-    painted = generate(bench.models, [""] * len(singles), expert and expert(singles), UNGUIDED)
-    row.silent_pixels.append(rms(painted, references))
-    similarity = (bench.features(painted) * bench.features(references)).sum(1)
+    samples = generate(bench.models, style.reference_nouns, expert and expert(singles), SAMPLING)
+    row.pixels.append(rms(samples, references))
+    samples = generate(bench.models, [""] * len(singles), expert and expert(singles), UNGUIDED)
+    row.silent_pixels.append(rms(samples, references))
+    similarity = (bench.features(samples) * bench.features(references)).sum(1)
     row.features.append(float(1 - similarity.mean()))
-    own = own_set(style, bench.models)
-    row.own_gain.append(_gain(bench, own, expert and expert(singles)))
-    silent = replace(own, text=encode_captions(bench.models, [""] * len(own.nouns)))
+    style_set = own_set(style, bench.models)
+    row.own_gain.append(_gain(bench, style_set, expert and expert(singles)))
+    silent = replace(style_set, text=encode_captions(bench.models, [""] * len(style_set.nouns)))
     row.silent_gain.append(_gain(bench, silent, expert and expert(singles)))
     row.style_gain.append(_gain(bench, style, expert and expert(singles[:1])))
 
@@ -163,9 +165,9 @@ def _gain(bench: Bench, style: StyleSet, pairs: Pairs | None) -> float:
     return base_loss - instant_exam.loss(bench.models, style, pairs) if pairs else 0.0
 
 
-def rms(images: np.ndarray, others: np.ndarray) -> float:
+def rms(images: np.ndarray, originals: np.ndarray) -> float:
     """Root of the mean square of the difference of pixels, of 1, averaged over images."""
-    difference = (images.astype(np.float32) - others.astype(np.float32)) / 255
+    difference = (images.astype(np.float32) - originals.astype(np.float32)) / 255
     return float(np.sqrt((difference**2).mean((1, 2, 3))).mean())
 
 
@@ -187,14 +189,14 @@ def drift(bench: Bench, expert: Expert | None) -> tuple[list[float], list[float]
         pairs = expert(images[rows][:, None])
         rises += _losses(bench, targets, nouns, pairs)
         rises[-len(rows) :] = [
-            with_lora - without
-            for with_lora, without in zip(
+            with_lora - base_score
+            for with_lora, base_score in zip(
                 rises[-len(rows) :], _losses(bench, targets, nouns, None), strict=True
             )
         ]
-    painted = generate(bench.models, bench.nouns, expert(images[turn.argsort()][:, None]), SAMPLING)
+    samples = generate(bench.models, bench.nouns, expert(images[turn.argsort()][:, None]), SAMPLING)
     base = images.permute(0, 2, 3, 1).numpy()
-    return rises, [rms(image[None], other[None]) for image, other in zip(painted, base, strict=True)]
+    return rises, [rms(image[None], other[None]) for image, other in zip(samples, base, strict=True)]
 
 
 def _losses(bench: Bench, targets: Tensor, nouns: Sequence[str], pairs: Pairs | None) -> list[float]:
@@ -219,11 +221,11 @@ def experts_of(bench: Bench, folder: Path, style: Path) -> dict[str, Callable[[]
         return [Predictor.load(path) for path in paths]
 
     def of(*names: str, bias: bool = False) -> Expert:
-        loaded = predictors(*names)
+        chain_of_names = predictors(*names)
         change = static(folder / "bias.safetensors") if bias else None
 
         def expert(references: Tensor) -> Pairs:
-            pairs = written(loaded, vae, references)
+            pairs = written(chain_of_names, vae, references)
             return joined([pairs, expanded(change, len(references))]) if change else pairs
 
         return expert

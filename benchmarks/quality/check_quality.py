@@ -37,7 +37,7 @@ Change = Callable[[Image.Image], Image.Image]
 def smeared(image: Image.Image) -> Image.Image:
     """The camera moved 24 pixels while the shutter was open."""
     values = np.asarray(image, np.float32)
-    return Image.fromarray((sum(np.roll(values, at, axis=1) for at in range(24)) / 24).astype(np.uint8))
+    return Image.fromarray((sum(np.roll(values, index, axis=1) for index in range(24)) / 24).astype(np.uint8))
 
 
 def burnt(image: Image.Image) -> Image.Image:
@@ -63,8 +63,8 @@ def ruined(image: Image.Image) -> Image.Image:
     """Saved at quality 8 once, and kept as PNG since."""
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         image.save(file.name, quality=8)
-        with Image.open(file.name) as opened:
-            return opened.convert("RGB")
+        with Image.open(file.name) as image_file:
+            return image_file.convert("RGB")
 
 
 FAULTS: dict[str, tuple[str, Change, dict[str, Any]]] = {
@@ -114,17 +114,17 @@ def camera_numbers(start: int) -> Iterator[int]:
         number += 1
 
 
-def plant(folder: Path, first: int, each: int) -> dict[str, tuple[str, str]]:
+def plant(folder: Path, first: int, finding: int) -> dict[str, tuple[str, str]]:
     """Every fault ``each`` times, in pictures from ``first`` on; image -> (fault, kind of finding)."""
-    wanted: dict[str, tuple[str, str]] = {}
+    expected: dict[str, tuple[str, str]] = {}
     numbers = camera_numbers(first + 1000)
-    for at, (fault, (kind, change, options)) in enumerate(FAULTS.items()):
-        for copy in range(each):
+    for index, (fault, (kind, change, options)) in enumerate(FAULTS.items()):
+        for copy in range(finding):
             number = next(numbers)
-            name = f"fault{at:02}-{copy}"
+            name = f"fault{index:02}-{copy}"
             put(folder, name, change(clean(number)), number, options)
-            wanted[f"{name}.{'jpg' if options else 'png'}"] = (fault, kind)
-    for copy in range(each):
+            expected[f"{name}.{'jpg' if options else 'png'}"] = (fault, kind)
+    for copy in range(finding):
         number = first + copy * 14
         put(
             folder,
@@ -133,18 +133,18 @@ def plant(folder: Path, first: int, each: int) -> dict[str, tuple[str, str]]:
             5000 + copy,
             {"format": "JPEG", "quality": 85},
         )
-        wanted[f"again{copy}.jpg"] = ("copy, scaled and saved again", "near-duplicate")
+        expected[f"again{copy}.jpg"] = ("copy, scaled and saved again", "near-duplicate")
         (folder / f"torn{copy}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100 + copy))
-        wanted[f"torn{copy}.png"] = ("torn file", "left-out")
+        expected[f"torn{copy}.png"] = ("torn file", "left-out")
     texts = {"no caption": ("no-caption", ""), "no trigger": ("trigger", "a thing on a table, number {}")}
     for fault, (kind, text) in texts.items():
-        for copy in range(each):
+        for copy in range(finding):
             number = next(numbers)
             name = f"{kind}{copy}"
             put(folder, name, clean(number), number, {})
             (folder / f"{name}.txt").write_text(text.format(copy))
-            wanted[f"{name}.png"] = (fault, kind)
-    return wanted
+            expected[f"{name}.png"] = (fault, kind)
+    return expected
 
 
 def dark_set(folder: Path, first: int, count: int) -> None:
@@ -157,8 +157,8 @@ def dark_set(folder: Path, first: int, count: int) -> None:
 def findings(folder: Path, out: Path) -> list[Any]:
     """Everything but notes."""
     data = {"images": str(folder), "resolution": 512, "trigger": "sks thing", "min_side": 256}
-    done = check(Recipe(base="./none", concept_type="style", data=data), out, Reporter(PlainText()))
-    return [each for each in done.findings if each.level != "note"]
+    report = check(Recipe(base="./none", concept_type="style", data=data), out, Reporter(PlainText()))
+    return [finding for finding in report.findings if finding.level != "note"]
 
 
 def measured(options: argparse.Namespace, root: Path) -> dict[str, Any]:
@@ -169,41 +169,47 @@ def measured(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     for number, path in enumerate(real):
         (root / "clean" / path.name).write_bytes(path.read_bytes())
         (root / "clean" / path.name).with_suffix(".txt").write_text(caption(9000 + number))
-    invented = findings(root / "clean", root / "out")
+    false_findings = findings(root / "clean", root / "out")
     (root / "faulty").mkdir()
     clean_set(root / "faulty", options.first, 14 * options.each)
-    wanted = plant(root / "faulty", options.first, options.each)
-    found = {(each.image, each.kind) for each in findings(root / "faulty", root / "out")}
+    expected = plant(root / "faulty", options.first, options.each)
+    pairs_found = {(finding.image, finding.kind) for finding in findings(root / "faulty", root / "out")}
     by_fault: dict[str, list[bool]] = {}
-    missed: list[str] = []
-    for image, (fault, kind) in wanted.items():
-        hit = (image, kind) in found or (kind == "near-duplicate" and _pair(image, options.first, found))
+    misses: list[str] = []
+    for image, (fault, kind) in expected.items():
+        hit = (image, kind) in pairs_found or (
+            kind == "near-duplicate" and _pair(image, options.first, pairs_found)
+        )
         by_fault.setdefault(fault, []).append(hit)
-        missed += [] if hit else [image]
-    images = {each.image for each in invented if each.image}
+        misses += [] if hit else [image]
+    images = {finding.image for finding in false_findings if finding.image}
     (root / "dark").mkdir()
     dark_set(root / "dark", options.first + 2000, options.dark)
-    told = {each.image for each in findings(root / "dark", root / "out") if each.kind == "exposure"}
+    dark_images = {
+        finding.image for finding in findings(root / "dark", root / "out") if finding.kind == "exposure"
+    }
     return {
         "first": options.first,
         "what": "faults found by limner check, and findings on pictures in order",
         "planted": sum(map(len, by_fault.values())),
         "found": sum(map(sum, by_fault.values())),
         "by_fault": {fault: f"{sum(hits)}/{len(hits)}" for fault, hits in by_fault.items()},
-        "missed": missed,
+        "missed": misses,
         "clean_images": options.clean + len(real),
         "real_photographs": len(real),
         "clean_images_with_a_finding": len(images),
         "burnt_low_key": options.dark,
-        "burnt_low_key_told": len(told),
-        "invented": [f"{each.image or 'the set'}: {each.kind}: {each.reason}" for each in invented],
+        "burnt_low_key_told": len(dark_images),
+        "invented": [
+            f"{finding.image or 'the set'}: {finding.kind}: {finding.reason}" for finding in false_findings
+        ],
     }
 
 
-def _pair(image: str, first: int, found: set[tuple[str, str]]) -> bool:
+def _pair(image: str, first: int, pairs_found: set[tuple[str, str]]) -> bool:
     """Of two copies either may be the sharper one."""
     number = first + int(image.removeprefix("again").split(".")[0]) * 14
-    return any((f"clean{number:06}.{end}", "near-duplicate") in found for end in ("png", "jpg"))
+    return any((f"clean{number:06}.{end}", "near-duplicate") in pairs_found for end in ("png", "jpg"))
 
 
 def main() -> None:

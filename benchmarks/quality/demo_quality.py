@@ -41,11 +41,11 @@ BARS = {
 def shuffled(lesson: demo.DemoRun, other: str, out: Path) -> Path:
     """The lesson's captions at the pictures of ``other``; its own pictures with an empty caption."""
     out.mkdir(parents=True)
-    mine, theirs = (sorted(folder(name).glob("*.png")) for name in (lesson.images, other))
-    for number, (own, foreign) in enumerate(zip(mine, theirs, strict=True)):
+    subject_paths, other_paths = (sorted(folder(name).glob("*.png")) for name in (lesson.images, other))
+    for number, (subject_path, foreign) in enumerate(zip(subject_paths, other_paths, strict=True)):
         (out / f"{number}-foreign.png").write_bytes(foreign.read_bytes())
-        (out / f"{number}-foreign.txt").write_bytes(own.with_suffix(".txt").read_bytes())
-        (out / f"{number}-own.png").write_bytes(own.read_bytes())
+        (out / f"{number}-foreign.txt").write_bytes(subject_path.with_suffix(".txt").read_bytes())
+        (out / f"{number}-own.png").write_bytes(subject_path.read_bytes())
         (out / f"{number}-own.txt").write_text("picture\n")
     return out
 
@@ -90,14 +90,14 @@ def over(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 def measure(style: str, seeds: int, reporter: Any) -> dict[str, Any]:
     """Every figure of the table."""
     judge = Judge.load()
-    styled, subject = demo.style_lesson(style), demo.subject_lesson()
-    styles = [run(styled, judge, seed, reporter) for seed in range(seeds)]
+    style_lesson, subject = demo.style_lesson(style), demo.subject_lesson()
+    styles = [run(style_lesson, judge, seed, reporter) for seed in range(seeds)]
     subjects = [run(subject, judge, seed, reporter) for seed in range(seeds)]
-    nothing = run(styled, judge, 0, reporter, **{"train.steps": 0, "train.warmup": 0})
+    untrained_run = run(style_lesson, judge, 0, reporter, **{"train.steps": 0, "train.warmup": 0})
     with tempfile.TemporaryDirectory() as place:
         other = "ink" if style != "ink" else "fluent3d"
-        images = shuffled(styled, other, Path(place) / "shuffled")
-        wrong = run(styled, judge, 0, reporter, images=images, **{"data.trigger": demo.TRIGGER})
+        images = shuffled(style_lesson, other, Path(place) / "shuffled")
+        wrong = run(style_lesson, judge, 0, reporter, images=images, **{"data.trigger": demo.TRIGGER})
     base = over(styles, "concept_of_base")
     return {
         "style with trigger, before": over(styles, "before"),
@@ -109,7 +109,7 @@ def measure(style: str, seeds: int, reporter: Any) -> dict[str, Any]:
         "subject with trigger, before": over(subjects, "before"),
         "subject with trigger": over(subjects, "after"),
         "subject without trigger": over(subjects, "without_trigger"),
-        "style, 0 steps": nothing["after"],
+        "style, 0 steps": untrained_run["after"],
         "style, trigger at other pictures": wrong["after"],
         "seconds per LoRA": max(over(styles, "seconds"), over(subjects, "seconds")),
     }
@@ -120,15 +120,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the demo's LoRAs change.")
     parser.add_argument("--style", default=demo.STYLE)
     parser.add_argument("--seeds", type=int, default=3)
-    said = parser.parse_args()
-    figures = measure(said.style, said.seeds, Reporter(PlainText(sys.stderr)))
+    options = parser.parse_args()
+    figures = measure(options.style, options.seeds, Reporter(PlainText(sys.stderr)))
     rows = []
     for name, value in figures.items():
         sign, bar = BARS.get(name, ("", None))
-        met = "" if bar is None else ("yes" if (value <= bar if sign == "<=" else value >= bar) else "no")
-        rows.append([name, f"{value:.2f}", "" if bar is None else f"{sign} {bar:.2f}", met])
+        answer = "" if bar is None else ("yes" if (value <= bar if sign == "<=" else value >= bar) else "no")
+        rows.append([name, f"{value:.2f}", "" if bar is None else f"{sign} {bar:.2f}", answer])
     print(outcome.table(["what", "measured", "bar", "met"], rows))
-    outcome.save("demo_quality", {"style": said.style, "seeds": said.seeds, "figures": figures})
+    outcome.save("demo_quality", {"style": options.style, "seeds": options.seeds, "figures": figures})
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main() -> None:
         sample={"every": -1},
     )
     start = time.monotonic()
-    done = train(recipe, options.out, Reporter(PlainText(sys.stderr)))
+    result = train(recipe, options.out, Reporter(PlainText(sys.stderr)))
     seconds = time.monotonic() - start
     family, asks = family_at(source), asks_of(judge, options.seeds)
     bare = pipeline(family, source)
@@ -94,7 +94,7 @@ def main() -> None:
         f"base, {options.steps} steps": share_of(judge, bare, asks, options.steps, GUIDANCE),
         f"base, {options.steps} steps, no guidance": share_of(judge, bare, asks, options.steps, 1.0),
         f"distilled, {options.steps} steps, no guidance": share_of(
-            judge, pipeline(family, source, {"student": done.lora}), asks, options.steps, 1.0
+            judge, pipeline(family, source, {"student": result.lora}), asks, options.steps, 1.0
         ),
     }
     facts = {"updates": options.updates, "batch": options.batch, "pictures": options.pictures}

@@ -31,14 +31,14 @@ def pixels(path: Path, side: int) -> Tensor:
 @torch.no_grad()
 def prepare(pipe: Any, folder: Path, side: int, length: int) -> list[dict[str, Tensor]]:
     """For each picture: its packed clean latent (1, L, D), positions, and its caption's encodings."""
-    prepared = []
+    examples = []
     for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         latent = pipe.vae.encode(pixels(folder / row["file_name"], side).to(pipe.device, pipe.vae.dtype))
         clean = (latent.latent_dist.mode() - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
         _, channels, height, width = clean.shape
         text, pooled, text_ids = pipe.encode_prompt(row["text"], None, max_sequence_length=length)
-        prepared.append(
+        examples.append(
             {
                 "clean": pipe._pack_latents(clean, 1, channels, height, width),
                 "img_ids": pipe._prepare_latent_image_ids(
@@ -49,17 +49,17 @@ def prepare(pipe: Any, folder: Path, side: int, length: int) -> list[dict[str, T
                 "txt_ids": text_ids,
             }
         )
-    return prepared
+    return examples
 
 
 @torch.no_grad()
-def loss(pipe: Any, prepared: list[dict[str, Tensor]]) -> float:
+def loss(pipe: Any, examples: list[dict[str, Tensor]]) -> float:
     """Mean squared error of the velocity over all pictures and times (Lipman 2022, arXiv 2210.02747)."""
     generator = torch.Generator().manual_seed(0)
-    guided = pipe.transformer.config.guidance_embeds
+    takes_guidance = pipe.transformer.config.guidance_embeds
     total = 0.0
-    for example in prepared:
-        given = {key: value for key, value in example.items() if key != "clean"}
+    for example in examples:
+        inputs = {key: value for key, value in example.items() if key != "clean"}
         for part in range(TIMES):
             time = (part + 0.5) / TIMES
             clean = example["clean"]
@@ -67,11 +67,11 @@ def loss(pipe: Any, prepared: list[dict[str, Tensor]]) -> float:
             pred = pipe.transformer(
                 hidden_states=(1 - time) * clean + time * noise,
                 timestep=torch.full((1,), time).to(clean),
-                guidance=torch.ones(1).to(clean) if guided else None,
-                **given,
+                guidance=torch.ones(1).to(clean) if takes_guidance else None,
+                **inputs,
             ).sample
             total += (pred.float() - (noise - clean).float()).square().mean().item()
-    return total / (len(prepared) * TIMES)
+    return total / (len(examples) * TIMES)
 
 
 def main() -> None:
@@ -83,18 +83,18 @@ def main() -> None:
     parser.add_argument("--resolution", required=True, type=int)
     parser.add_argument("--text-length", type=int, default=512)
     parser.add_argument("--out", required=True, type=Path)
-    asked = parser.parse_args()
-    pipe: Any = FluxPipeline.from_pretrained(asked.base, dtype=torch.float32)
+    options = parser.parse_args()
+    pipe: Any = FluxPipeline.from_pretrained(options.base, dtype=torch.float32)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
-    prepared = prepare(pipe, asked.images, asked.resolution, asked.text_length)
-    rows: list[dict[str, Any]] = [{"lora": None, "loss": loss(pipe, prepared), "parameters": 0}]
-    for path in asked.loras:
+    examples = prepare(pipe, options.images, options.resolution, options.text_length)
+    rows: list[dict[str, Any]] = [{"lora": None, "loss": loss(pipe, examples), "parameters": 0}]
+    for path in options.loras:
         pipe.load_lora_weights(path)
         count = sum(p.numel() for n, p in pipe.transformer.named_parameters() if "lora_" in n)
-        rows.append({"lora": str(path), "loss": loss(pipe, prepared), "parameters": count})
+        rows.append({"lora": str(path), "loss": loss(pipe, examples), "parameters": count})
         pipe.unload_lora_weights()
-    asked.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

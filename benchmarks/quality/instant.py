@@ -110,14 +110,14 @@ def train_loras(bench: Bench, steps: int) -> None:
         if rate == JUDGED_RATE:
             save_file(_flat(factors), bench.work / "loras.safetensors")
         (bench.work / "curves.json").write_text(json.dumps(curves, indent=1))
-    judged = {}
+    score_rows = {}
     for number, style in enumerate(bench.styles):
         pairs = of_style(factors_of(bench.work / "loras.safetensors"), number)
-        judged[style.name] = {
+        score_rows[style.name] = {
             word: bench.judged(style, pairs, Sampling(guidance=guidance, positive_only=positive))
             for word, guidance, positive in (("both 3", 3.0, False), ("positive 2", 2.0, True))
         }
-    (bench.work / "judged.json").write_text(json.dumps(judged, indent=1))
+    (bench.work / "judged.json").write_text(json.dumps(score_rows, indent=1))
 
 
 def factors_of(path: Path) -> Pairs:
@@ -164,12 +164,12 @@ def conditional(bench: Bench, pairs: Mapping[str, Pairs], before: Mapping[str, f
     rows = [[loss(bench.models, style, pairs[other.name]) for other in styles] for style in styles]
     first = np.array(rows)
     diagonal, count = np.diag(first), len(styles)
-    others = (first.sum(1) - diagonal) / (count - 1)
+    mean_of_rest = (first.sum(1) - diagonal) / (count - 1)
     base = np.array([before[style.name] for style in styles])
     return {
         "own is the best of": count,
         "own is the best in": int((first.argmin(1) == np.arange(count)).sum()),
-        "shuffle gap": float((others - diagonal).mean() / (base - diagonal).mean()),
+        "shuffle gap": float((mean_of_rest - diagonal).mean() / (base - diagonal).mean()),
         "variance ratio": variance_ratio([pairs[style.name] for style in styles]),
     }
 
@@ -202,8 +202,8 @@ def measure(bench: Bench, predictor: Predictor, file: Path) -> dict[str, Any]:
         figures["gain"][count] = _intervals(bench, {name: before[name] - losses[name] for name in losses})
         if count == 8:
             figures["share of the best LoRA"] = {
-                group: round(sum(gains) / sum(wanted), 3)
-                for (group, gains), wanted in zip(
+                group: round(sum(gains) / sum(bar), 3)
+                for (group, gains), bar in zip(
                     bench.by_group({name: before[name] - losses[name] for name in losses}).items(),
                     bench.by_group({name: before[name] - best[name] for name in losses}).values(),
                     strict=True,
@@ -225,7 +225,7 @@ def start_figures(bench: Bench, pairs: Mapping[str, Pairs], best: Mapping[str, f
     curve, factors = started(bench, pairs, START_STEPS)
     save_file(_flat(factors), bench.work / "started.safetensors")
     sampling = Sampling(guidance=3.0, positive_only=False)
-    judged = {
+    score_rows = {
         style.name: {"both 3": bench.judged(style, of_style(factors, number), sampling)}
         for number, style in enumerate(bench.styles)
         if style.name in DEMO_STYLES
@@ -237,7 +237,7 @@ def start_figures(bench: Bench, pairs: Mapping[str, Pairs], best: Mapping[str, f
             for group, values in bench.by_group(steps).items()
         },
         "loss": {step: _means(bench, losses) for step, losses in curve.items()},
-        "judge": _judge_means(bench, judged),
+        "judge": _judge_means(bench, score_rows),
     }
 
 
@@ -337,12 +337,16 @@ def sheet(bench: Bench, pairs: Mapping[str, Pairs], config: PredictorConfig) -> 
     """A row for each of eight styles: references, base, one pass, one pass and 50 steps, 300 from scratch."""
     names = [*DEMO_STYLES, "new/0", "new/2", "new/3", "glow/0", "hatch/0"]
     trained = [factors_of(bench.work / f"{name}.safetensors") for name in ("started", "loras")]
-    one, two = sampling_of(config), Sampling(guidance=3.0, positive_only=False)
+    default_sampling, two = sampling_of(config), Sampling(guidance=3.0, positive_only=False)
     strips = []
     for number, style in enumerate(bench.styles):
         if style.name in names:
             predicted_lora = at_strength(pairs[style.name], config.strength)
-            loras = [(None, two), (predicted_lora, one), *((of_style(t, number), two) for t in trained)]
+            loras = [
+                (None, two),
+                (predicted_lora, default_sampling),
+                *((of_style(t, number), two) for t in trained),
+            ]
             images = [generate(bench.models, bench.nouns[:4], *lora) for lora in loras]
             strips.append([style.references[:4].permute(0, 2, 3, 1).numpy(), *images])
     step = bench.styles[0].references.shape[-1] + 2

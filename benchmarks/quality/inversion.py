@@ -55,22 +55,22 @@ def figures_of(
     lesson: demo.DemoRun, recipe: Recipe, out: Path, judge: Judge, reporter: Reporter
 ) -> dict[str, Any]:
     """Shares that the judge recognises, with the word and without it, and seconds of the training."""
-    done = train(recipe, out, reporter)
-    asked, nouns = demo.words_of(lesson, judge), demo.test_nouns(judge)
-    prompts = [lesson.prompt_of(word) for word in asked]
+    result = train(recipe, out, reporter)
+    word_list, nouns = demo.words_of(lesson, judge), demo.test_nouns(judge)
+    prompts = [lesson.prompt_of(word) for word in word_list]
     repeats = max(1, len(nouns) // len(prompts))
-    sampler = demo.PromptSampler(demo.embedded_base(), done.lora)
-    words = [embeddings.read(done.embedding)] if done.embedding else []
+    sampler = demo.PromptSampler(demo.embedded_base(), result.lora)
+    words = [embeddings.read(result.embedding)] if result.embedding else []
     with with_words(sampler.pipe, sampler.family, words):
         images = demo.stack(sampler.sample(prompts * repeats, reporter, seed=7000), judge.side)
-        others = demo.stack(sampler.sample(nouns, reporter, seed=9000), judge.side)
-    scores = lesson.score(judge, images, asked * repeats)
+        other_images = demo.stack(sampler.sample(nouns, reporter, seed=9000), judge.side)
+    scores = lesson.score(judge, images, word_list * repeats)
     return {
         "learned": scores[lesson.figure],
         "noun": scores.get("concept"),
-        "without the word": lesson.leak(judge, others, nouns)[lesson.figure],
-        "seconds": round(done.seconds, 1),
-        "bytes": sum(path.stat().st_size for path in (done.lora, done.embedding) if path),
+        "without the word": lesson.leak(judge, other_images, nouns)[lesson.figure],
+        "seconds": round(result.seconds, 1),
+        "bytes": sum(path.stat().st_size for path in (result.lora, result.embedding) if path),
     }
 
 

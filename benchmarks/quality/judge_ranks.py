@@ -44,14 +44,14 @@ def ranks(run: Path, judge: Judge) -> dict[str, Any]:
         images[key].append(run / row["path"])
     cells = record["cells"]
     with_trigger = [seen(images[True, cell["step"], cell["strength"]], run.name, judge) for cell in cells]
-    without = [seen(images[False, cell["step"], cell["strength"]], run.name, judge) for cell in cells]
+    base_scores = [seen(images[False, cell["step"], cell["strength"]], run.name, judge) for cell in cells]
     return {
         "run": run.name,
         "cells": len(cells),
         "likeness": spearman([cell["likeness"]["mean"] for cell in cells], with_trigger),
-        "leak": spearman([cell["leak"]["mean"] for cell in cells], without),
+        "leak": spearman([cell["leak"]["mean"] for cell in cells], base_scores),
         "seen": with_trigger,
-        "seen_without_trigger": without,
+        "seen_without_trigger": base_scores,
     }
 
 

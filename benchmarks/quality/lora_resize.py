@@ -40,21 +40,21 @@ SINGLES = {
 def lora(blocks: int | None, rank: int, width: int = WIDTH) -> dict[str, Factors]:
     """Factors for every block, singular values falling as trained ones do."""
     draw, fall = torch.Generator().manual_seed(0), 1 / torch.arange(1, rank + 1) ** 0.7
-    made = {}
+    layers = {}
     for stack, count, modules in (
         ("transformer_blocks", DOUBLE, DOUBLES),
         ("single_transformer_blocks", SINGLE, SINGLES),
     ):
         for block in range(min(count, blocks or count)):
-            for name, (out, into) in modules.items():
+            for name, (out, inputs) in modules.items():
                 up, down = (
                     torch.randn(out * width, rank, generator=draw),
-                    torch.randn(rank, into * width, generator=draw),
+                    torch.randn(rank, inputs * width, generator=draw),
                 )
-                made[f"{stack}.{block}.{name}"] = Factors(
+                layers[f"{stack}.{block}.{name}"] = Factors(
                     down.bfloat16().float(), (up * fall).bfloat16().float()
                 )
-    return made
+    return layers
 
 
 def dense(change: Factors, rank: int) -> torch.Tensor:
@@ -65,60 +65,62 @@ def dense(change: Factors, rank: int) -> torch.Tensor:
 
 def main() -> None:
     """Measure and save."""
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--blocks", type=int)
-    asked.add_argument("--threads", type=int, default=2)
-    asked.add_argument("--before", type=int, default=128)
-    asked.add_argument("--after", type=int, default=16)
-    asked.add_argument("--width", type=int, default=WIDTH)
-    asked.add_argument("--shapes", type=int, help="how many shapes the dense way is timed on")
-    asked.add_argument("--out", default="lora_resize")
-    given = asked.parse_args()
-    torch.set_num_threads(given.threads)
-    adapter = lora(given.blocks, given.before, given.width)
-    began, worked = time.perf_counter(), time.process_time()
-    _, losses = resize({"transformer": adapter}, RankRule("rank", given.after))
-    ours, cpu = time.perf_counter() - began, time.process_time() - worked
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--blocks", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--before", type=int, default=128)
+    parser.add_argument("--after", type=int, default=16)
+    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--shapes", type=int, help="how many shapes the dense way is timed on")
+    parser.add_argument("--out", default="lora_resize")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    adapter = lora(options.blocks, options.before, options.width)
+    began, cpu_start = time.perf_counter(), time.process_time()
+    _, losses = resize({"transformer": adapter}, RankRule("rank", options.after))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_start
     shapes = Counter(change.shape for change in adapter.values())
     slow, slow_cpu, sample = 0.0, 0.0, {}
-    timed = sorted(shapes, key=lambda shape: shape[0] * shape[1])[: given.shapes]
-    for shape in timed:
+    shapes_timed = sorted(shapes, key=lambda shape: shape[0] * shape[1])[: options.shapes]
+    for shape in shapes_timed:
         count = (
-            len(adapter) - sum(shapes[each] for each in timed[:-1]) if shape == timed[-1] else shapes[shape]
+            len(adapter) - sum(shapes[layer_shape] for layer_shape in shapes_timed[:-1])
+            if shape == shapes_timed[-1]
+            else shapes[shape]
         )
         change = next(change for change in adapter.values() if change.shape == shape)
-        began, spent = time.perf_counter(), time.process_time()
-        dense(change, given.after)
+        began, cpu_start_peer = time.perf_counter(), time.process_time()
+        dense(change, options.after)
         sample[f"{shape[0]} x {shape[1]}"] = {
             "modules": count,
             "seconds": time.perf_counter() - began,
-            "cpu_seconds": time.process_time() - spent,
+            "cpu_seconds": time.process_time() - cpu_start_peer,
         }
         slow_cpu += sample[f"{shape[0]} x {shape[1]}"]["cpu_seconds"] * count
         slow += sample[f"{shape[0]} x {shape[1]}"]["seconds"] * count
     small = next(change for change in adapter.values() if change.shape[0] == change.shape[1])
-    wanted = torch.linalg.svdvals(small.dense())[: given.before]
-    error = ((spectrum(small).values - wanted) / wanted).abs().max().item()
+    expected = torch.linalg.svdvals(small.dense())[: options.before]
+    error = ((spectrum(small).values - expected) / expected).abs().max().item()
     facts = {
         "modules": len(adapter),
-        "rank": [given.before, given.after],
-        "threads": given.threads,
-        "seconds": ours,
+        "rank": [options.before, options.after],
+        "threads": options.threads,
+        "seconds": seconds,
         "cpu_seconds": cpu,
         "dense_seconds_scaled_from_a_sample": slow,
         "dense_sample": sample,
         "dense_cpu_seconds_scaled_from_a_sample": slow_cpu,
-        "times_faster": slow / ours,
+        "times_faster": slow / seconds,
         "times_less_cpu": slow_cpu / cpu,
         "largest_relative_error_of_a_singular_value": error,
         "largest_relative_loss_of_a_module": max(loss.relative for loss in losses),
     }
-    path = outcome.save(given.out, facts)
+    path = outcome.save(options.out, facts)
     rows = [
-        ["Limner", f"{ours:.1f} s", "1"],
-        ["dense, scaled from a sample", f"{slow:.0f} s", f"{slow / ours:.0f}"],
+        ["Limner", f"{seconds:.1f} s", "1"],
+        ["dense, scaled from a sample", f"{slow:.0f} s", f"{slow / seconds:.0f}"],
     ]
-    print(outcome.table([f"rank {given.before} to {given.after}", "time", "times"], rows))
+    print(outcome.table([f"rank {options.before} to {options.after}", "time", "times"], rows))
     print(path)
 
 

@@ -33,15 +33,15 @@ STRIPE = 16
 """Pixels of 128 that a stripe is wide."""
 RIM, TOLERANCE, SHARE = 4, 48, 0.8
 """A ground is the one that was asked for when such a share of the outer pixels is so near to its colour."""
-ASKED = tuple(name for name in demo.GROUNDS if name != "cream")
+TEST_GROUNDS = tuple(name for name in demo.GROUNDS if name != "cream")
 RECIPE = {"train.batch": 4, "train.learning_rate": 1e-3, "train.save_every": 10_000, "lora.rank": 16}
 
 
 def write_images(folder: Path) -> Path:
     """Pictures with captions, and their masks beside them."""
     folder.mkdir(parents=True)
-    down, across = np.mgrid[:128, :128]
-    ground = np.array(STRIPES, np.float32)[(down + across) // STRIPE % 2]
+    down, columns = np.mgrid[:128, :128]
+    ground = np.array(STRIPES, np.float32)[(down + columns) // STRIPE % 2]
     for number, (_, pose) in enumerate(MASCOTS):
         pixels = drawn(pose)
         alpha = pixels[..., 3:].astype(np.float32) / 255
@@ -55,24 +55,24 @@ def write_images(folder: Path) -> Path:
 
 def obeyed(images: np.ndarray, colours: np.ndarray) -> float:
     """Share of pictures (N, H, W, 3) whose rim has the colour that was asked for (N, 3)."""
-    inside = np.zeros(images.shape[1:3], bool)
-    inside[RIM:-RIM, RIM:-RIM] = True
-    distances = np.abs(images[:, ~inside].astype(int) - colours[:, None]).max(2)
+    region = np.zeros(images.shape[1:3], bool)
+    region[RIM:-RIM, RIM:-RIM] = True
+    distances = np.abs(images[:, ~region].astype(int) - colours[:, None]).max(2)
     return float(((distances < TOLERANCE).mean(1) >= SHARE).mean())
 
 
 def measure(recipe: Recipe, out: Path, judge: Judge, seeds: int, reporter: Reporter) -> dict[str, float]:
     """Train, ask for the subject on each ground, judge."""
-    done = train(recipe, out, reporter)
-    images = demo.PromptSampler(demo.embedded_base(), done.lora).sample(
-        [f"{demo.TRIGGER}, on a {ground} background" for ground in ASKED] * seeds, reporter, seed=10**6
+    result = train(recipe, out, reporter)
+    images = demo.PromptSampler(demo.embedded_base(), result.lora).sample(
+        [f"{demo.TRIGGER}, on a {ground} background" for ground in TEST_GROUNDS] * seeds, reporter, seed=10**6
     )
     pixels = demo.stack(images, judge.side)
-    colours = np.array([GROUNDS[ground] for ground in ASKED] * seeds)
+    colours = np.array([GROUNDS[ground] for ground in TEST_GROUNDS] * seeds)
     return {
         "subject": subject_score(judge, pixels),
         "ground": obeyed(pixels, colours),
-        "training seconds": round(done.seconds, 1),
+        "training seconds": round(result.seconds, 1),
     }
 
 
@@ -100,7 +100,11 @@ def main() -> None:
         for number, (name, recipe) in enumerate(recipes.items()):
             results[name] = measure(recipe, Path(place) / f"{number}", judge, options.seeds, reporter)
     seconds = time.process_time() - start
-    facts = {"steps": options.steps, "images": len(ASKED) * options.seeds, "cpu_seconds": round(seconds, 1)}
+    facts = {
+        "steps": options.steps,
+        "images": len(TEST_GROUNDS) * options.seeds,
+        "cpu_seconds": round(seconds, 1),
+    }
     outcome.save("masks", {**facts, "results": results})
     rows = [[name, f"{row['subject']:.0%}", f"{row['ground']:.0%}"] for name, row in results.items()]
     sys.stdout.write(outcome.table(["", "the subject", "the ground that was asked for"], rows) + "\n")

@@ -32,15 +32,15 @@ from limner.runs import train
 
 COUNTED_STEPS = (2, 4)
 """Steps of the two runs whose difference is the work of a step."""
-TAUGHT = {"prior.prompts": (), "prior.batch": 2, "prior.weight": 1.0}
+PRIOR_KEYS = {"prior.prompts": (), "prior.batch": 2, "prior.weight": 1.0}
 Changes = Mapping[str, Any]
 Steps = Mapping[str, int]
 PRIORS: Mapping[str, Changes] = {
     "none": {"prior.prompts": ()},
     "class images": {},
     "class images, painted before": {},
-    "teacher": {**TAUGHT, "prior.kind": "teacher"},
-    "blank": {**TAUGHT, "prior.kind": "blank"},
+    "teacher": {**PRIOR_KEYS, "prior.kind": "teacher"},
+    "blank": {**PRIOR_KEYS, "prior.kind": "blank"},
 }
 """What differs from the demo's recipe; class images are painted once for all that have them."""
 LESSONS = {"style": demo.style_lesson(), "subject": demo.subject_lesson()}
@@ -92,8 +92,8 @@ def steps_at_equal_work(lesson: demo.DemoRun, reporter: Any) -> dict[str, dict[s
     for name, changes in PRIORS.items():
         before, step = work_of(lesson, changes, reporter)
         extra = 0.0 if "before" in name else (before - before_none) / step_none
-        each = step / step_none
-        out[name] = {"steps": max(1, round((whole - extra) / each)), "before": extra, "step": each}
+        ratio = step / step_none
+        out[name] = {"steps": max(1, round((whole - extra) / ratio)), "before": extra, "step": ratio}
     return out
 
 

@@ -80,8 +80,8 @@ def main() -> None:
     rows = [[name, f"{row['concept']:.0%}", f"{row['style']:.0%}"] for name, row in results.items()]
     sys.stdout.write(outcome.table(["", "noun", "style"], rows) + "\n")
     raw, twin = results["raw, 16 steps"], results["twin, 4 steps"]
-    met = all(twin[figure] >= BAR * raw[figure] for figure in raw)
-    sys.stdout.write(f"At least {BAR:.0%} of the raw base's: {'yes' if met else 'no'}\n")
+    holds = all(twin[figure] >= BAR * raw[figure] for figure in raw)
+    sys.stdout.write(f"At least {BAR:.0%} of the raw base's: {'yes' if holds else 'no'}\n")
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def main() -> None:
     columns = {"base": scores_of(judge, None, options.seeds, reporter)}
     seconds = {}
     for name, changes in (("without teacher", {}), ("with teacher", teacher)):
-        done = train(toml.change(recipe, changes), options.out / name.replace(" ", "-"), reporter)
-        columns[name], seconds[name] = scores_of(judge, done.lora, options.seeds, reporter), done.seconds
+        result = train(toml.change(recipe, changes), options.out / name.replace(" ", "-"), reporter)
+        columns[name], seconds[name] = scores_of(judge, result.lora, options.seeds, reporter), result.seconds
     rows = [[key, *(f"{column[key]:.2f}" for column in columns.values())] for key in columns["base"]]
     print(outcome.table(["recognised", *columns], rows))
     facts = {"steps": options.steps, "seeds": options.seeds, "figures": columns, "seconds": seconds}

@@ -68,9 +68,9 @@ def _compared(before: Mapping[str, Tensor], after: Mapping[str, Tensor], changes
     wrong = []
     for name, value in before.items():
         change = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        wanted = value.double() if change is None else dense(change, value)
-        size = (wanted - value).norm() if change is not None else value.double().norm()
-        if not (after[name].double() - wanted).norm() <= TOLERANCE * size.clamp(min=1e-12):
+        target = value.double() if change is None else dense(change, value)
+        size = (target - value).norm() if change is not None else value.double().norm()
+        if not (after[name].double() - target).norm() <= TOLERANCE * size.clamp(min=1e-12):
             wrong.append(name)
     return f"{len(wrong)} weights are not what they should be, the first is {wrong[0]}" if wrong else "yes"
 
@@ -132,8 +132,8 @@ def row_of(
             if (claim == "yes") != (fact == "yes"):
                 counts["wrong"] += 1
                 notes.append({"form": str(form), "said": claim, "is": fact})
-    drawn = {"forms": options.forms, "most": options.most, "seed": options.seed}
-    return {"program": program, "family": family, **drawn, **counts, "reasons": reasons, "notes": notes}
+    draw = {"forms": options.forms, "most": options.most, "seed": options.seed}
+    return {"program": program, "family": family, **draw, **counts, "reasons": reasons, "notes": notes}
 
 
 COLUMNS = (
@@ -153,8 +153,8 @@ def earlier() -> list[dict[str, Any]]:
 def save_row(row: Mapping[str, Any]) -> Path:
     """Save the result, with this row in place of an earlier one."""
     names = ("program", "family")
-    others = [other for other in earlier() if any(other[name] != row[name] for name in names)]
-    rows = sorted([*others, row], key=lambda other: [other[name] for name in names])
+    rest = [other for other in earlier() if any(other[name] != row[name] for name in names)]
+    rows = sorted([*rest, row], key=lambda other: [other[name] for name in names])
     totals = {key: sum(other.get(key, 0) for other in rows) for key in COLUMNS}
     return outcome.save("claims", {**totals, "rows": rows})
 
@@ -172,10 +172,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    others = [program for program in options.programs if program != DIFFUSERS]
-    texts = {name: importable(options.folder / FOLDERS[name], FIRST[name]) for name in others}
-    skipped = {name: text for name, text in texts.items() if text}
-    programs = [program for program in options.programs if program not in skipped]
+    rest = [program for program in options.programs if program != DIFFUSERS]
+    texts = {name: importable(options.folder / FOLDERS[name], FIRST[name]) for name in rest}
+    reasons_skipped = {name: text for name, text in texts.items() if text}
+    programs = [program for program in options.programs if program not in reasons_skipped]
     wrong = 0
     for program, family, layers, load in loaders_of(programs, options.families):
         row = row_of(program, family, layers, load, options)
@@ -185,7 +185,7 @@ def main() -> None:
         print(program, family, *(f"{key} {row.get(key, 0)};" for key in COLUMNS), save_row(row), flush=True)
         for note in (*row["reasons"].items(), *row["notes"]):
             print("   ", note, flush=True)
-    for program, reason in skipped.items():
+    for program, reason in reasons_skipped.items():
         print(f"{program} is skipped: {reason}")
     if wrong:
         sys.exit(1)

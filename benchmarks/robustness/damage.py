@@ -142,8 +142,8 @@ def vast(path: Path, draw: random.Random) -> None:
 def zipped() -> bytes:
     """A zip file of 40 kB that unpacks to 40 MB."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr("archive/data.pkl", bytes(40_000_000))
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(40_000_000))
     return file.getvalue()
 
 
@@ -164,25 +164,30 @@ ALIEN: dict[str, Spoil] = {
 }
 """What may stand where a file of any kind is expected."""
 
-TORN: dict[str, Spoil] = {"a flipped bit": flip, "noise": noise, "cut short": cut, "zeros at the end": zeros}
+SPOILS_OF_FILES: dict[str, Spoil] = {
+    "a flipped bit": flip,
+    "noise": noise,
+    "cut short": cut,
+    "zeros at the end": zeros,
+}
 
 
 def every(
-    kind: str, target: str, named: tuple[str, ...], spoils: dict[str, Spoil], **verb: tuple[str, ...]
+    kind: str, target: str, names: tuple[str, ...], spoils: dict[str, Spoil], **verb: tuple[str, ...]
 ) -> Iterator[Case]:
     """A case for each way."""
     for name, spoil in spoils.items():
-        yield Case(kind, f"{Path(target).name}: {name}", target, spoil, named, **verb)
+        yield Case(kind, f"{Path(target).name}: {name}", target, spoil, names, **verb)
 
 
 # images -----------------------------------------------------------------------------------------------------
 
 
-def encoded(form: str, **how: object) -> bytes:
+def encoded(form: str, **options: object) -> bytes:
     """A good picture of 48 x 48 in some format."""
     picture = Image.effect_noise((48, 48), 60).convert("RGB").resize((48, 48))
     file = io.BytesIO()
-    picture.save(file, form, **how)
+    picture.save(file, form, **options)
     return file.getvalue()
 
 
@@ -191,11 +196,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, *between: bytes, depth: int = 8, color: int = 2) -> bytes:
+def png(width: int, height: int, *chunks: bytes, depth: int = 8, color: int = 2) -> bytes:
     """A PNG that claims a size and has one row of pixels."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     row = chunk(b"IDAT", zlib.compress(bytes(1 + 3 * 48)))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(between) + row + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunks) + row + chunk(b"IEND", b"")
 
 
 def floating() -> bytes:
@@ -207,11 +212,11 @@ def floating() -> bytes:
 
 def images() -> Iterator[Case]:
     """Damaged pictures. JPEG, WebP and BMP have no checksum: only damage that shows is tried on them."""
-    at = "photos/1.png"
-    yield from every("image", at, ("1.png",), ALIEN | {"a pipe": pipe})
+    image_path = "photos/1.png"
+    yield from every("image", image_path, ("1.png",), ALIEN | {"a pipe": pipe})
     for turn in range(12):
-        for name, spoil in TORN.items():
-            yield Case("image", f"PNG: {name}, {turn}", at, spoil, ("1.png",))
+        for name, spoil in SPOILS_OF_FILES.items():
+            yield Case("image", f"PNG: {name}, {turn}", image_path, spoil, ("1.png",))
     claims = {
         "a PNG bomb of 60,000 x 60,000": png(60_000, 60_000),
         "a PNG of 0 x 0": png(0, 0),
@@ -227,12 +232,12 @@ def images() -> Iterator[Case]:
         "a HEIC": b"\0\0\0\x18ftypheic" + bytes(200),
         "a video": b"\0\0\0\x18ftypisom" + bytes(200),
     }
-    yield from every("image", at, ("1.png",), {name: write(data) for name, data in claims.items()})
+    yield from every("image", image_path, ("1.png",), {name: write(data) for name, data in claims.items()})
     for form in ("JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "QOI", "PPM"):
         data = encoded(form)
         for share in (0.01, 0.3, 0.6):
-            made = write(data[: max(3, int(len(data) * share))])
-            yield Case("image", f"{form} cut at {share:.0%}", at, made, ("1.png",))
+            archive = write(data[: max(3, int(len(data) * share))])
+            yield Case("image", f"{form} cut at {share:.0%}", image_path, archive, ("1.png",))
 
 
 # captions and metadata --------------------------------------------------------------------------------------
@@ -254,8 +259,8 @@ def captions() -> Iterator[Case]:
     fit = {
         name: spoil for name, spoil in ALIEN.items() if name not in ("empty", "a web page", "random bytes")
     }
-    named = ("1.txt", "1.png")
-    yield from every("caption", "photos/1.txt", named, fit | SIDECAR | {"a pipe": pipe})
+    names = ("1.txt", "1.png")
+    yield from every("caption", "photos/1.txt", names, fit | SIDECAR | {"a pipe": pipe})
 
 
 GOOD = '{"file_name": "0.png", "text": "a thing"}\n'

@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.robustness.damage import ALIEN, TORN, Case, Spoil, every, write
+from benchmarks.robustness.damage import ALIEN, SPOILS_OF_FILES, Case, Spoil, every, write
 from benchmarks.robustness.damage_state import HEADERS, forget, nans, tensors
 
 
-def rename(held: dict[str, Any], facts: dict[str, str]) -> None:
+def rename(state: dict[str, Any], facts: dict[str, str]) -> None:
     """Modules that the base does not have."""
-    for name in list(held):
-        held[name.replace("transformer.", "transformer.other_")] = held.pop(name)
+    for name in list(state):
+        state[name.replace("transformer.", "transformer.other_")] = state.pop(name)
     facts.pop("modelspec.hash_sha256", None)
 
 
-def reshape(held: dict[str, Any], facts: dict[str, str]) -> None:
+def reshape(state: dict[str, Any], facts: dict[str, str]) -> None:
     """Factors of another width."""
-    for name, value in held.items():
-        held[name] = torch.zeros(value.shape[0] + 3, value.shape[1] + 3)
+    for name, value in state.items():
+        state[name] = torch.zeros(value.shape[0] + 3, value.shape[1] + 3)
     facts.pop("modelspec.hash_sha256", None)
 
 
@@ -45,19 +45,23 @@ def loras() -> Iterator[Case]:
         "shapes of another base": tensors(reshape),
         "half a pair": tensors(forget),
         "the names of kohya": tensors(
-            lambda held, facts: held.update({"lora_unet_a.alpha": torch.ones(2, 2)})
+            lambda state, facts: state.update({"lora_unet_a.alpha": torch.ones(2, 2)})
         ),
     }
     headers = {name: spoil for name, spoil in HEADERS.items() if name != "no metadata"}  # which is no damage
     yield from every(
-        "lora", "lora.safetensors", ("lora.safetensors",), ALIEN | TORN | headers | wrong, verb=paint
+        "lora",
+        "lora.safetensors",
+        ("lora.safetensors",),
+        ALIEN | SPOILS_OF_FILES | headers | wrong,
+        verb=paint,
     )
     for turn in range(6):
         yield Case(
             "lora",
             f"a flipped bit, {turn}",
             "lora.safetensors",
-            TORN["a flipped bit"],
+            SPOILS_OF_FILES["a flipped bit"],
             ("lora.safetensors",),
             paint,
         )
@@ -77,7 +81,7 @@ def config(change: Callable[[dict[str, Any]], Any]) -> Spoil:
 def bases() -> Iterator[Case]:
     """Damaged bases. Their weights have no checksum: only what can be seen to be wrong is tried on them."""
     fresh = ("train", "recipe.toml", "--out", "other")
-    some = {
+    spoils_some = {
         name: ALIEN[name]
         for name in ("empty", "random bytes", "a web page", "a folder", "a link to itself", "unreadable")
     }
@@ -86,35 +90,35 @@ def bases() -> Iterator[Case]:
         file = (
             "diffusion_pytorch_model.safetensors" if part in ("transformer", "vae") else "model.safetensors"
         )
-        torn = {
+        spoils_torn = {
             "a renamed pickle": ALIEN["a renamed pickle"],
-            "cut short": TORN["cut short"],
+            "cut short": SPOILS_OF_FILES["cut short"],
             "NaN": tensors(nans),
         }
-        yield from every("base", f"base/{part}/{file}", (part,), some | torn, verb=fresh)
+        yield from every("base", f"base/{part}/{file}", (part,), spoils_some | spoils_torn, verb=fresh)
         yield from every(
             "base",
             f"base/{part}/config.json",
             (part,),
-            {**some, "a list": write(b"[]"), "no keys": write(b"{}")},
+            {**spoils_some, "a list": write(b"[]"), "no keys": write(b"{}")},
             verb=fresh,
         )
-        lost = tensors(forget)
-        yield from every("base", f"base/{part}/{file}", (part,), {"a lost tensor": lost}, verb=fresh)
+        spoil_lost = tensors(forget)
+        yield from every("base", f"base/{part}/{file}", (part,), {"a lost tensor": spoil_lost}, verb=fresh)
     for part in ("tokenizer", "tokenizer_2"):
-        yield from every("base", f"base/{part}/tokenizer.json", (part,), some, verb=fresh)
+        yield from every("base", f"base/{part}/tokenizer.json", (part,), spoils_some, verb=fresh)
     yield from every(
         "base",
         "base/model_index.json",
         ("base",),
-        {**some, "another pipeline": write(b'{"_class_name": "X"}')},
+        {**spoils_some, "another pipeline": write(b'{"_class_name": "X"}')},
         verb=fresh,
     )
     yield from every(
         "base",
         "base/scheduler/scheduler_config.json",
         ("scheduler",),
-        {**some, "text": config(lambda t: t.update(shift="x"))},
+        {**spoils_some, "text": config(lambda t: t.update(shift="x"))},
         verb=fresh,
     )
     facts = {

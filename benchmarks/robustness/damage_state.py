@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.robustness.damage import ALIEN, TORN, Case, Spoil, every, folder, locked, write
+from benchmarks.robustness.damage import ALIEN, SPOILS_OF_FILES, Case, Spoil, every, folder, locked, write
 from safetensors.torch import load_file, save_file
 
 from limner.training import checkpoint
@@ -84,8 +84,8 @@ def recipes() -> Iterator[Case]:
                 FRESH,
             )
     for name, text in TEXTS.items():
-        made = write(text.encode("utf-8", "surrogateescape"))
-        yield Case("recipe", name, "recipe.toml", made, ("recipe.toml",), FRESH)
+        text_spoil = write(text.encode("utf-8", "surrogateescape"))
+        yield Case("recipe", name, "recipe.toml", text_spoil, ("recipe.toml",), FRESH)
     alone = (*FRESH, "--base", "./base")
     # A recipe of zero or one bytes is TOML, and means all defaults.
     fit = {name: spoil for name, spoil in ALIEN.items() if name not in ("empty", "a folder")}
@@ -103,8 +103,8 @@ def setting(key: str, value: str) -> Spoil:
         stop = min((n for n in tables if n >= start), default=len(lines))
         if key == "lora":
             start, stop = 0, tables[0]
-        inside = [line for line in lines[start:stop] if not line.startswith(f"{word} =")]
-        path.write_text("\n".join([*lines[:start], f"{word} = {value}", *inside, *lines[stop:]]))
+        section_lines = [line for line in lines[start:stop] if not line.startswith(f"{word} =")]
+        path.write_text("\n".join([*lines[:start], f"{word} = {value}", *section_lines, *lines[stop:]]))
 
     return spoil
 
@@ -120,9 +120,9 @@ def tensors(change: Callable[[dict[str, Any], dict[str, str]], None]) -> Spoil:
 
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-        held = load_file(path)
-        change(held, facts)
-        save_file(held, path, metadata=facts)
+        weights = load_file(path)
+        change(weights, facts)
+        save_file(weights, path, metadata=facts)
 
     return spoil
 
@@ -134,8 +134,8 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Spoil:
         data = path.read_bytes()
         length = struct.unpack("<Q", data[:8])[0]
         table = json.loads(data[8 : 8 + length])
-        changed = change(table)
-        text = json.dumps(table if changed is None else changed).encode()
+        table_spoil = change(table)
+        text = json.dumps(table if table_spoil is None else table_spoil).encode()
         path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
     return spoil
@@ -167,39 +167,48 @@ HEADERS: dict[str, Spoil] = {
 }
 
 
-def forget(held: dict[str, Any], facts: dict[str, str]) -> None:
+def forget(weights: dict[str, Any], facts: dict[str, str]) -> None:
     """The first tensor is lost."""
-    held.pop(next(iter(held)))
+    weights.pop(next(iter(weights)))
 
 
-def nans(held: dict[str, Any], facts: dict[str, str]) -> None:
+def nans(weights: dict[str, Any], facts: dict[str, str]) -> None:
     """Every floating tensor becomes NaN."""
-    for name, value in held.items():
+    for name, value in weights.items():
         if value.is_floating_point():
-            held[name] = torch.full_like(value, float("nan"))
+            weights[name] = torch.full_like(value, float("nan"))
 
 
 CACHED: dict[str, Spoil] = {
-    "another format version": tensors(lambda held, facts: facts.update(format="2")),
-    "another address": tensors(lambda held, facts: facts.update(address="0" * 64)),
+    "another format version": tensors(lambda weights, facts: facts.update(format="2")),
+    "another address": tensors(lambda weights, facts: facts.update(address="0" * 64)),
     "NaN": tensors(nans),
-    "another type": tensors(lambda held, facts: held.update({k: v.double() for k, v in held.items()})),
-    "another tensor": tensors(lambda held, facts: held.update({k: v[:0] for k, v in held.items()})),
+    "another type": tensors(
+        lambda weights, facts: weights.update({k: v.double() for k, v in weights.items()})
+    ),
+    "another tensor": tensors(lambda weights, facts: weights.update({k: v[:0] for k, v in weights.items()})),
 }
 
 
-TOLD = ("Cache entry", "1 to compute")
+MESSAGES = ("Cache entry", "1 to compute")
 """A link to nothing is no entry, and is computed like any other that is not there."""
 
 
 def caches() -> Iterator[Case]:
     """Damaged entries of the cache: computed again, and said."""
-    again = ("train", "run")
-    ways = ALIEN | TORN | HEADERS | CACHED
+    resume_command = ("train", "run")
+    ways = ALIEN | SPOILS_OF_FILES | HEADERS | CACHED
     for name, spoil in ways.items():
-        yield Case("cache", name, "CACHE", spoil, TOLD, again)
+        yield Case("cache", name, "CACHE", spoil, MESSAGES, resume_command)
     for turn in range(8):
-        yield Case("cache", f"a flipped bit, {turn}", "CACHE", TORN["a flipped bit"], TOLD, ("cache", "run"))
+        yield Case(
+            "cache",
+            f"a flipped bit, {turn}",
+            "CACHE",
+            SPOILS_OF_FILES["a flipped bit"],
+            MESSAGES,
+            ("cache", "run"),
+        )
 
 
 # checkpoints ------------------------------------------------------------------------------------------------
@@ -231,8 +240,8 @@ def note(change: Callable[[str], str]) -> Spoil:
 def nan_weights(parts: dict[str, Any], facts: dict[str, Any]) -> None:
     """Weights that are NaN."""
     parts["weights"] = {
-        model: {name: torch.full_like(value, float("nan")) for name, value in named.items()}
-        for model, named in parts["weights"].items()
+        model: {name: torch.full_like(value, float("nan")) for name, value in weights_names.items()}
+        for model, weights_names in parts["weights"].items()
     }
 
 
@@ -263,11 +272,11 @@ STATES: dict[str, Spoil] = {
 
 def checkpoints() -> Iterator[Case]:
     """Damaged checkpoints: the one before is taken, and it is said, or the run is refused with the remedy."""
-    named, again = ("step-000004",), ("train", "run")
-    yield from every("checkpoint", NEWEST, named, ALIEN | HEADERS | STATES, verb=again)
+    weights_names, resume_command = ("step-000004",), ("train", "run")
+    yield from every("checkpoint", NEWEST, weights_names, ALIEN | HEADERS | STATES, verb=resume_command)
     for turn in range(6):
-        for name, spoil in TORN.items():
-            yield Case("checkpoint", f"{name}, {turn}", NEWEST, spoil, named, again)
+        for name, spoil in SPOILS_OF_FILES.items():
+            yield Case("checkpoint", f"{name}, {turn}", NEWEST, spoil, weights_names, resume_command)
 
 
 # the run folder ---------------------------------------------------------------------------------------------
@@ -275,9 +284,9 @@ def checkpoints() -> Iterator[Case]:
 
 def run_files() -> Iterator[Case]:
     """Damage to the other files of a run."""
-    again = ("train", "run")
+    resume_command = ("train", "run")
     odd = {name: ALIEN[name] for name in ("a folder", "a link to itself", "unreadable", "random bytes")}
-    yield from every("run folder", "run/recipe.toml", ("recipe.toml", "run"), odd, verb=again)
+    yield from every("run folder", "run/recipe.toml", ("recipe.toml", "run"), odd, verb=resume_command)
     for name in (
         "run/metrics.jsonl",
         "run/data.json",
@@ -286,7 +295,7 @@ def run_files() -> Iterator[Case]:
         "run/report.html",
     ):
         fit = {k: v for k, v in odd.items() if k == "a folder" or name == "run/metrics.jsonl"}
-        yield from every("run folder", name, (Path(name).name,), fit, verb=again)
+        yield from every("run folder", name, (Path(name).name,), fit, verb=resume_command)
     rows = {
         "rows of NaN": write(b'{"step": NaN}\n{"step": 1e999, "loss": Infinity}\n'),
         "rows of text": write(b'{"step": 1, "loss": "low"}\n{"step": 2, "held_out": [1]}\n'),
@@ -294,11 +303,11 @@ def run_files() -> Iterator[Case]:
         "100,000 brackets": write(b"[" * 100_000 + b"\n"),
         "half a row": write(b'{"step": 1, "loss": 1.0}\n{"step": 2, "lo'),
     }
-    yield from every("run folder", "run/metrics.jsonl", ("metrics.jsonl",), rows, verb=again)
+    yield from every("run folder", "run/metrics.jsonl", ("metrics.jsonl",), rows, verb=resume_command)
     plain = {"a file": write(b"x"), "unreadable": locked}
     for name in ("run/checkpoints", "run/cache"):
-        yield from every("run folder", name, (name,), plain, verb=again)
-    show = (*again, "--sample-every", "0")
+        yield from every("run folder", name, (name,), plain, verb=resume_command)
+    show = (*resume_command, "--sample-every", "0")
     yield from every(
         "run folder", "run/samples", ("Samples at step", "samples"), {"a file": write(b"x")}, verb=show
     )
@@ -307,7 +316,7 @@ def run_files() -> Iterator[Case]:
         "run/lock",
         ("run",),
         {"a folder": folder, "a link to itself": ALIEN["a link to itself"]},
-        verb=again,
+        verb=resume_command,
     )
-    yield from every("run folder", "run/lock.json", ("lock.json",), {"a folder": folder}, verb=again)
+    yield from every("run folder", "run/lock.json", ("lock.json",), {"a folder": folder}, verb=resume_command)
     yield Case("run folder", "a file", "run", write(b"x"), ("run",))

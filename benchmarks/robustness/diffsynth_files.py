@@ -72,9 +72,9 @@ def bare_package(folder: Path) -> None:
         "diffsynth.utils.lora",
         "diffsynth.core",
     ):
-        made = types.ModuleType(name)
-        made.__path__ = [str(folder / name.replace(".", "/"))]
-        sys.modules[name] = made
+        stub = types.ModuleType(name)
+        stub.__path__ = [str(folder / name.replace(".", "/"))]
+        sys.modules[name] = stub
 
 
 def named(room: str, spelling: str) -> Any:
@@ -89,11 +89,11 @@ def written(base: str) -> tuple[dict[str, Factors], str, str]:
     family = family_of(source.index["_class_name"])
     model = skeleton(family, source, family.denoiser, dtype=torch.bfloat16)
     draw = torch.Generator().manual_seed(0)
-    made = {}
+    stub = {}
     for name in lora.matching(model, family.endings(family.denoiser, "auto")):
-        out, into = model.get_submodule(name).get_parameter("weight").shape
-        made[name] = Factors(torch.randn(1, into, generator=draw), torch.randn(out, 1, generator=draw))
-    return made, family.denoiser, family.pipeline
+        out, width = model.get_submodule(name).get_parameter("weight").shape
+        stub[name] = Factors(torch.randn(1, width, generator=draw), torch.randn(out, 1, generator=draw))
+    return stub, family.denoiser, family.pipeline
 
 
 def compared(base: str, folder: Path) -> dict[str, Any]:
@@ -108,61 +108,65 @@ def compared(base: str, folder: Path) -> dict[str, Any]:
         if name.endswith(".weight")
     }
     loader = named("utils.lora", loader_name)()
-    seen = {}
+    pairs_by_tool = {}
     for tool in (tool_named("diffsynth"), DIFFUSERS):
         path = folder / f"{base}-{tool.name}.safetensors"
         file.write(path, {component: adapter}, {}, tool=tool, family=pipeline)
         if tool is DIFFUSERS and base != "flux-dev":
             break
-        found = loader.convert_state_dict(load_file(path))
-        stems = {name.removesuffix(".lora_B.weight") for name in found if name.endswith(".lora_B.weight")}
-        seen[tool.name] = {s: (found[f"{s}.lora_A.weight"], found[f"{s}.lora_B.weight"]) for s in stems}
-    ours = seen["diffsynth"]
+        state = loader.convert_state_dict(load_file(path))
+        stems = {name.removesuffix(".lora_B.weight") for name in state if name.endswith(".lora_B.weight")}
+        pairs_by_tool[tool.name] = {
+            s: (state[f"{s}.lora_A.weight"], state[f"{s}.lora_B.weight"]) for s in stems
+        }
+    diffsynth_pairs = pairs_by_tool["diffsynth"]
     strange = [
         name
-        for name, (down, up) in ours.items()
+        for name, (down, up) in diffsynth_pairs.items()
         if layers.get(name) is None or tuple(layers[name][:2]) != (up.shape[0], down.shape[1])
     ]
-    wanted = seen.get("diffusers") or {name: (each.down, each.up) for name, each in adapter.items()}
+    expected = pairs_by_tool.get("diffusers") or {name: (row.down, row.up) for name, row in adapter.items()}
     error = 0.0
-    for name, (down, up) in wanted.items():
+    for name, (down, up) in expected.items():
         probe = torch.randn(down.flatten(1).shape[1], generator=torch.Generator().manual_seed(1)).double()
-        mine = ours[name][1].double().flatten(1) @ (ours[name][0].double().flatten(1) @ probe)
-        theirs = up.double().flatten(1) @ (down.double().flatten(1) @ probe)
-        error = max(error, float((mine - theirs).norm() / theirs.norm()))
+        product = diffsynth_pairs[name][1].double().flatten(1) @ (
+            diffsynth_pairs[name][0].double().flatten(1) @ probe
+        )
+        peer_product = up.double().flatten(1) @ (down.double().flatten(1) @ probe)
+        error = max(error, float((product - peer_product).norm() / peer_product.norm()))
     return {
         "layers_trained": len(adapter),
-        "names_after_loading": len(ours),
-        "of_them_in_their_model": len(ours) - len(strange),
+        "names_after_loading": len(diffsynth_pairs),
+        "of_them_in_their_model": len(diffsynth_pairs) - len(strange),
         "not_in_their_model": strange[:5],
-        "same_names_as_wanted": ours.keys() == wanted.keys(),
+        "same_names_as_wanted": diffsynth_pairs.keys() == expected.keys(),
         "largest_relative_error": error,
     }
 
 
 def main() -> None:
     """Compare and save."""
-    asked = argparse.ArgumentParser()
-    asked.add_argument("package", type=Path, help="folder that DiffSynth was installed to")
-    asked.add_argument("--bases", nargs="*", default=list(CASES))
-    given = asked.parse_args()
-    bare_package(given.package)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("package", type=Path, help="folder that DiffSynth was installed to")
+    parser.add_argument("--bases", nargs="*", default=list(CASES))
+    options = parser.parse_args()
+    bare_package(options.package)
     with TemporaryDirectory() as folder:
-        facts = {base: compared(base, Path(folder)) for base in given.bases}
+        facts = {base: compared(base, Path(folder)) for base in options.bases}
     path = outcome.save("diffsynth_files", facts)
     rows = [
         [
             base,
-            str(each["layers_trained"]),
-            str(each["names_after_loading"]),
-            str(each["of_them_in_their_model"]),
-            f"{each['largest_relative_error']:.0e}",
+            str(row["layers_trained"]),
+            str(row["names_after_loading"]),
+            str(row["of_them_in_their_model"]),
+            f"{row['largest_relative_error']:.0e}",
         ]
-        for base, each in facts.items()
+        for base, row in facts.items()
     ]
     print(outcome.table(["base", "layers trained", "as DiffSynth names them", "in its model", "error"], rows))
     print(path)
-    if any(each["not_in_their_model"] or not each["same_names_as_wanted"] for each in facts.values()):
+    if any(row["not_in_their_model"] or not row["same_names_as_wanted"] for row in facts.values()):
         sys.exit(1)
 
 

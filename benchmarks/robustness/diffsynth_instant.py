@@ -68,8 +68,8 @@ def compare(expert: str) -> dict[str, Any]:
     network = getattr(importlib.import_module(f"diffsynth.models.{module}"), cls)(**sizes)
     embedding = torch.randn(5632)
     states = None if states_shape is None else torch.randn(states_shape)
-    emitted = network(embedding[None], None if states is None else states.view(1, -1))
-    reference = {name.replace(".default.", "."): tensor for name, tensor in emitted.items()}
+    output = network(embedding[None], None if states is None else states.view(1, -1))
+    reference = {name.replace(".default.", "."): tensor for name, tensor in output.items()}
     family = family_of({"qwen-image": "QwenImagePipeline", "z-image": "ZImagePipeline"}[base])
     denoiser = skeleton(family, known(base), family.denoiser, dtype=torch.bfloat16)
     targets = {
@@ -82,13 +82,13 @@ def compare(expert: str) -> dict[str, Any]:
         save_file(network.state_dict(), file)
         predictor = PublishedPredictor(file, targets)
         pairs = predictor.predict(embedding, states)
-    ours = {f"{name}.lora_A.weight": down for name, (down, _) in pairs.items()}
-    ours |= {f"{name}.lora_B.weight": up for name, (_, up) in pairs.items()}
-    difference = max(float((ours[name] - reference[name]).abs().max()) for name in reference)
+    lora_state = {f"{name}.lora_A.weight": down for name, (down, _) in pairs.items()}
+    lora_state |= {f"{name}.lora_B.weight": up for name, (_, up) in pairs.items()}
+    difference = max(float((lora_state[name] - reference[name]).abs().max()) for name in reference)
     largest = max(float(tensor.abs().max()) for tensor in reference.values())
     return {
         "told as": f"{predictor.layout.family} {predictor.layout.expert}, rank {predictor.rank}",
-        "same names": ours.keys() == reference.keys(),
+        "same names": lora_state.keys() == reference.keys(),
         "tensors": len(reference),
         "largest difference": difference,
         "largest number": largest,

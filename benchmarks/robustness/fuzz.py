@@ -96,25 +96,25 @@ class Field:
         """Damage, run the command, mend, train to the end."""
         self.reset()
         draw = random.Random(f"{seed} {case.kind} {case.name}")
-        target, named = case.target, case.named
+        target, names = case.target, case.named
         if target == "CACHE":
-            target, named = self._entry(draw), case.named
+            target, names = self._entry(draw), case.named
         path = self.at / target
         start = time.monotonic()
         with self._inside():
             case.spoil(path, draw)
             meet = _as_nobody if needs_nobody(case) else _as_we_are
-            status, said = meet(self.at, case.verb)
-            outcome = _judge(status, said, named)
+            status, output = meet(self.at, case.verb)
+            outcome = _judge(status, output, names)
             if (self.at / "UNPICKLED").exists():
-                outcome, said = "crashed", "a pickle was loaded"
+                outcome, output = "crashed", "a pickle was loaded"
             if outcome not in BAD:
                 self._mend(target)
                 out = "other" if "other" in case.verb else "run"
                 after, later = _command(("train", "recipe.toml", "--out", out))
                 if after != 0 or not (self.at / out / "lora.safetensors").is_file():
-                    outcome, said = "unusable after", f"{said}\n--- then {after}:\n{later}"
-        return Outcome(case.kind, case.name, outcome, status, said, round(time.monotonic() - start, 2))
+                    outcome, output = "unusable after", f"{output}\n--- then {after}:\n{later}"
+        return Outcome(case.kind, case.name, outcome, status, output, round(time.monotonic() - start, 2))
 
     def _entry(self, draw: random.Random) -> str:
         index = json.loads((self.at / "run" / "cache" / "index.json").read_text())
@@ -128,8 +128,8 @@ class Field:
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() else 0o644)
             remove(path)
-        ours = ("cache/", "run/")
-        if good.exists() and (not target.startswith(ours) or target == "run/recipe.toml"):
+        folders = ("cache/", "run/")
+        if good.exists() and (not target.startswith(folders) or target == "run/recipe.toml"):
             (shutil.copytree if good.is_dir() else shutil.copyfile)(good, path)
         for other in ("metadata.jsonl", "metadata.csv"):
             remove(self.at / "photos" / other)
@@ -219,48 +219,48 @@ def _as_nobody(field: Path, arguments: Sequence[str]) -> tuple[int | None, str]:
 
 def _command(arguments: Sequence[str]) -> tuple[int | None, str]:
     """Exit status and stderr of a command; status None when it crashed or hung, with the reason."""
-    told = io.StringIO()
-    with redirect_stderr(told), redirect_stdout(io.StringIO()), _alarm():
+    stream = io.StringIO()
+    with redirect_stderr(stream), redirect_stdout(io.StringIO()), _alarm():
         try:
             main(arguments)
-        except SystemExit as left:
-            return int(left.code or 0), told.getvalue()
+        except SystemExit as ending:
+            return int(ending.code or 0), stream.getvalue()
         except Hung:
             return None, "hung"
         except BaseException:  # noqa: BLE001  whatever escapes is what is looked for
-            return None, told.getvalue() + traceback.format_exc()
-    return 0, told.getvalue()
+            return None, stream.getvalue() + traceback.format_exc()
+    return 0, stream.getvalue()
 
 
-def _judge(status: int | None, said: str, named: Sequence[str]) -> str:
+def _judge(status: int | None, output: str, names: Sequence[str]) -> str:
     if status is None:
-        return "hung" if said == "hung" else "crashed"
-    errors = [line for line in said.splitlines() if line.startswith("limner: error: ")]
-    if "Traceback" in said or len(errors) != (status != 0) or status not in (0, 1, 2):
+        return "hung" if output == "hung" else "crashed"
+    errors = [line for line in output.splitlines() if line.startswith("limner: error: ")]
+    if "Traceback" in output or len(errors) != (status != 0) or status not in (0, 1, 2):
         return "crashed"
-    told = errors[0] if errors else said
-    if not any(word in told for word in named):
+    stream = errors[0] if errors else output
+    if not any(word in stream for word in names):
         return "silent"
     return "refused" if status else "named, went on"
 
 
 def survey(field: Field, cases: Iterable[Case], seed: int, *, loud: bool = False) -> list[Outcome]:
     """Try every case."""
-    found = []
+    outcomes = []
     for case in cases:
-        found.append(field.try_out(case, seed))
-        if loud and found[-1].outcome in BAD:
-            last = found[-1]
+        outcomes.append(field.try_out(case, seed))
+        if loud and outcomes[-1].outcome in BAD:
+            last = outcomes[-1]
             print(
                 f"{last.kind}: {last.name}: {last.outcome} ({last.status})\n{last.said[-1500:]}\n", flush=True
             )
-    return found
+    return outcomes
 
 
-def counts(found: Sequence[Outcome]) -> dict[str, dict[str, int]]:
+def counts(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
     """Kind -> outcome -> how many."""
-    kinds = dict.fromkeys(one.kind for one in found)
-    tally = Counter((one.kind, one.outcome) for one in found)
+    kinds = dict.fromkeys(case_outcome.kind for case_outcome in outcomes)
+    tally = Counter((case_outcome.kind, case_outcome.outcome) for case_outcome in outcomes)
     return {kind: {outcome: tally[kind, outcome] for outcome in OUTCOMES} for kind in kinds}
 
 
@@ -276,31 +276,36 @@ def run() -> int:
     sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
     from tiny import save_flux
 
-    every = [case for kind in KINDS for case in kind() if wish.only in f"{case.kind}: {case.name}"]
-    cases = [case for case in every if can_be_met(case)]
-    if len(cases) < len(every):
-        print(f"{len(every) - len(cases)} cases need a user without power, who cannot reach {sys.prefix}.")
+    all_cases = [case for kind in KINDS for case in kind() if wish.only in f"{case.kind}: {case.name}"]
+    cases = [case for case in all_cases if can_be_met(case)]
+    if len(cases) < len(all_cases):
+        print(
+            f"{len(all_cases) - len(cases)} cases need a user without power, who cannot reach {sys.prefix}."
+        )
     with tempfile.TemporaryDirectory(prefix="limner-fuzz-") as root:
         Path(root).chmod(0o755)
         os.environ["XDG_CACHE_HOME"] = str(Path(root) / "home")
         Path(root, "home").mkdir(mode=0o777)
         Path(root, "home").chmod(0o777)
-        found = survey(
+        outcomes = survey(
             Field(Path(root) / "place", save_flux(Path(root) / "tiny")), cases, wish.seed, loud=True
         )
     if wish.list:
-        for one in found:
-            print(f"{one.kind}: {one.name}: {one.outcome} ({one.status})\n    {one.said.strip()[-600:]}")
-    tally = counts(found)
+        for case_outcome in outcomes:
+            print(
+                f"{case_outcome.kind}: {case_outcome.name}: {case_outcome.outcome} ({case_outcome.status})\n"
+                f"    {case_outcome.said.strip()[-600:]}"
+            )
+    tally = counts(outcomes)
     total = {outcome: sum(row[outcome] for row in tally.values()) for outcome in OUTCOMES}
     rows = [
         [kind, str(sum(row.values())), *map(str, row.values())]
         for kind, row in (tally | {"all": total}).items()
     ]
     print(table(["damaged", "cases", *OUTCOMES], rows))
-    bad = [asdict(one) for one in found if one.outcome in BAD]
+    bad = [asdict(case_outcome) for case_outcome in outcomes if case_outcome.outcome in BAD]
     if not wish.only:
-        save("fuzz", {"seed": wish.seed, "cases": len(found), "table": tally, "bad": bad})
+        save("fuzz", {"seed": wish.seed, "cases": len(outcomes), "table": tally, "bad": bad})
     return 1 if bad else 0
 
 

@@ -124,7 +124,8 @@ def outcome(out: Path) -> dict[str, object]:
     parts, _ = checkpoint.load(run.checkpoint_path(STEPS))
     lora = file.read(run.lora_path).components
     pictures = {
-        step: {n: path.read_bytes() for n, path in found.items()} for step, found in run.samples().items()
+        step: {n: path.read_bytes() for n, path in paths_found.items()}
+        for step, paths_found in run.samples().items()
     }
     return {
         "metrics": rows,
@@ -141,9 +142,9 @@ def flat(value: object) -> object:
         raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return str(value.dtype), tuple(value.shape), raw
     if isinstance(value, dict):
-        return {key: flat(each) for key, each in value.items()}
+        return {key: flat(turn) for key, turn in value.items()}
     if isinstance(value, list | tuple):
-        return [flat(each) for each in value]
+        return [flat(turn) for turn in value]
     return flat(vars(value)) if dataclasses.is_dataclass(value) else value
 
 
@@ -160,7 +161,7 @@ def check(out: Path, cache: Path) -> int:
     steps = [step for step, path in run.checkpoints() if checkpoint.load(path)]
     if run.lora_path.exists():
         file.read(run.lora_path)
-    for picture in [path for found in run.samples().values() for path in found.values()]:
+    for picture in [path for paths_found in run.samples().values() for path in paths_found.values()]:
         Image.open(picture).convert("RGB").close()
     run.metrics()
     if run.recipe_path.exists():
@@ -205,10 +206,10 @@ def holds(out: Path, pid: int) -> bool:
         return False
 
 
-def place_of(out: Path, *, ended: bool) -> str:
+def place_of(out: Path, *, is_over: bool) -> str:
     """How far a run was."""
     run = RunDir(out)
-    if ended:
+    if is_over:
         return PLACES[4]
     if not run.metrics_path.exists():
         return PLACES[0]
@@ -227,34 +228,34 @@ def rounds(line: Line, count: int, seed: int) -> Iterator[Round]:
     alone = line.start(whole, line.work / "whole-cache")
     lasts = wait(alone, whole, 600)
     assert alone.wait() == 0, line.told()
-    wanted = outcome(whole)
+    expected = outcome(whole)
     times = [row["time"] for row in RunDir(whole).metrics()]
     trains = times[-1] - times[0]
-    killed, ended, before, begun = 0, 0, 0, False
-    while killed < count or begun:
-        name = f"run-{seed}-{ended}"
+    kill_count, is_over, before, has_begun = 0, 0, 0, False
+    while kill_count < count or has_begun:
+        name = f"run-{seed}-{is_over}"
         out, cache = line.work / name, line.work / f"{name}-cache"
         process = line.start(out, cache)
-        late = killed % 2 == 1
+        late = kill_count % 2 == 1
         pause = draw.uniform(0, 1.2 * trains if late else lasts - trains)
-        if killed >= count:  # the last run may end
+        if kill_count >= count:  # the last run may end
             pause = 600.0
         seconds = wait(process, out, pause, row=late)
         over = process.poll() is not None
         if not over:
             process.send_signal(signal.SIGKILL)
         process.wait()
-        assert process.returncode in (0, -signal.SIGKILL), f"round {killed}: {line.told()}"
+        assert process.returncode in (0, -signal.SIGKILL), f"round {kill_count}: {line.told()}"
         saved = check(out, cache)
-        assert saved >= before, f"round {killed}: step {before} was saved, and step {saved} is left"
-        yield Round(place_of(out, ended=over), len(RunDir(out).metrics()), saved, round(seconds, 3))
+        assert saved >= before, f"round {kill_count}: step {before} was saved, and step {saved} is left"
+        yield Round(place_of(out, is_over=over), len(RunDir(out).metrics()), saved, round(seconds, 3))
         if over:
-            seen = outcome(out)
-            other = [name for name in wanted if seen[name] != wanted[name]]
-            assert not other, f"round {killed}: the run in {out} ended with other {' and '.join(other)}"
-            ended, before, begun = ended + 1, 0, False
+            result = outcome(out)
+            other = [name for name in expected if result[name] != expected[name]]
+            assert not other, f"round {kill_count}: the run in {out} ended with other {' and '.join(other)}"
+            is_over, before, has_begun = is_over + 1, 0, False
         else:
-            killed, before, begun = killed + 1, saved, True
+            kill_count, before, has_begun = kill_count + 1, saved, True
 
 
 def main() -> None:
@@ -266,21 +267,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="kill", help="of the JSON file in benchmarks/results")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        base = asked.base or tiny(work / "base")
-        done = []
-        for each in rounds(prepare(base, work / "line"), asked.rounds, asked.seed):
-            done.append(each)
-            print(f"{len(done)}: {each.place}, {each.seconds} s, step {each.saved} saved", flush=True)
-    counts = Counter(each.place for each in done)
+        base = options.base or tiny(work / "base")
+        rounds_done = []
+        for turn in rounds(prepare(base, work / "line"), options.rounds, options.seed):
+            rounds_done.append(turn)
+            print(
+                f"{len(rounds_done)}: {turn.place}, {turn.seconds} s, step {turn.saved} saved",
+                flush=True,
+            )
+    counts = Counter(turn.place for turn in rounds_done)
     print(table(["how far the run was", "times"], [[place, str(counts[place])] for place in PLACES]))
-    kills = sum(each.place != PLACES[4] for each in done)
+    kills = sum(turn.place != PLACES[4] for turn in rounds_done)
     print(f"{kills} kills, {counts[PLACES[4]]} runs that ended: no half-written file, nothing finished lost,")
     print("and every run ended bit for bit like the one that nobody killed.")
-    facts = {"settings": {**vars(asked), "base": str(asked.base or "tiny")}, "kills": kills, "places": counts}
-    print(save(asked.name, {**facts, "rounds": [dataclasses.asdict(each) for each in done]}))
+    facts = {
+        "settings": {**vars(options), "base": str(options.base or "tiny")},
+        "kills": kills,
+        "places": counts,
+    }
+    print(
+        save(
+            options.name,
+            {**facts, "rounds": [dataclasses.asdict(turn) for turn in rounds_done]},
+        )
+    )
 
 
 def tiny(folder: Path) -> Path:

@@ -229,39 +229,41 @@ def compared(
         }
         changes[component] = changes_of(kind, family, layers)
     reasons = unsupported(changes, family, tool) | nameless(changes, case, program)
-    kept = {
+    written_layers = {
         component: {name: change for name, change in adapter.items() if (component, name) not in reasons}
         for component, adapter in changes.items()
     }
-    counts = {"layers": sum(map(len, changes.values())), "written": sum(map(len, kept.values()))}
+    counts = {"layers": sum(map(len, changes.values())), "written": sum(map(len, written_layers.values()))}
     facts = {**counts, "refused": dict(Counter(reasons.values()))}
     if not counts["written"]:
         return {**facts, "right": 0, "wrong": [], "error": 0.0}
     path = folder / "lora.safetensors"
-    file.write(path, kept, {}, tool=tool, family=family)
+    file.write(path, written_layers, {}, tool=tool, family=family)
     after = in_components(family, case.load(model, load_file(path)), text=text)
-    return {**facts, **_errors(before, after, kept)}
+    return {**facts, **_errors(before, after, written_layers)}
 
 
 def _errors(
-    before: Mapping[str, Weights], after: Mapping[str, Weights], kept: Mapping[str, Mapping[str, WeightDelta]]
+    before: Mapping[str, Weights],
+    after: Mapping[str, Weights],
+    written_layers: Mapping[str, Mapping[str, WeightDelta]],
 ) -> dict[str, Any]:
-    errors, changed = {}, set()
+    errors, edits = {}, set()
     for component, weights in before.items():
         for name, value in weights.items():
             layer = name.removesuffix(".weight") if name.endswith(".weight") else ""
-            change = kept[component].get(layer)
-            wanted = value.double() if change is None else dense(change, value)
-            size = value.double().norm() if change is None else (wanted - value).norm()
-            error = (after[component][name].double() - wanted).norm() / size.clamp(min=1e-12)
+            change = written_layers[component].get(layer)
+            expected = value.double() if change is None else dense(change, value)
+            size = value.double().norm() if change is None else (expected - value).norm()
+            error = (after[component][name].double() - expected).norm() / size.clamp(min=1e-12)
             errors[component, name] = float(error)
             if change is not None:
-                changed.add((component, name))
+                edits.add((component, name))
     wrong = [key for key, error in errors.items() if not error < TOLERANCE]
     return {
-        "right": len(changed.difference(wrong)),
+        "right": len(edits.difference(wrong)),
         "wrong": [".".join(key) for key in wrong[:5]],
-        "error": max(errors[key] for key in changed),
+        "error": max(errors[key] for key in edits),
     }
 
 
@@ -307,14 +309,14 @@ def main() -> None:
         program: importable(options.folder / FOLDERS[program], FIRST[program]) for program in options.programs
     }
     rows = [row for program, reason in reasons.items() if not reason for row in rows_of(program)]
-    skipped = {program: reason for program, reason in reasons.items() if reason}
+    reasons_skipped = {program: reason for program, reason in reasons.items() if reason}
     if rows:
-        commits = {name: commit(name, options.folder) for name in reasons.keys() - skipped.keys()}
-        print(outcome.save("loaders", {"commits": commits, "skipped": skipped, "rows": rows}))
+        commits = {name: commit(name, options.folder) for name in reasons.keys() - reasons_skipped.keys()}
+        print(outcome.save("loaders", {"commits": commits, "skipped": reasons_skipped, "rows": rows}))
     header = ("program", "family", "kind", "layers", "written", "right", "error")
     cells = [tuple(str(row.get(name, "")) for name in header[:-1]) + (f"{row['error']:.0e}",) for row in rows]
     print(outcome.table(header, cells))
-    for program, reason in skipped.items():
+    for program, reason in reasons_skipped.items():
         print(f"{program} is skipped: {reason}")
     if any(row["wrong"] for row in rows):
         sys.exit(1)

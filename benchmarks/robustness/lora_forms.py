@@ -17,13 +17,13 @@ Shape = tuple[int, ...]
 """Of a weight: rows, columns, and of a convolution its kernel."""
 
 RANK, ALPHA = 2, 1.0
-DOTTED = (
+DOTTED_FORMS = (
     *("", "transformer.", "unet.", "diffusion_model.", "model.diffusion_model."),
     *("base_model.model.", "transformer.base_model.model."),
 )
 FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
 STYLES = (
-    *(KeyStyle(prefix, naming) for prefix in DOTTED for naming in get_args(Naming)),
+    *(KeyStyle(prefix, naming) for prefix in DOTTED_FORMS for naming in get_args(Naming)),
     *(KeyStyle(prefix, naming, flat=True) for prefix in FLAT for naming in ("diffusers", "native")),
 )
 PLAIN = KeyStyle("", "diffusers")

@@ -40,18 +40,18 @@ def adapter(kind: str) -> dict[str, WeightDelta]:
     def new(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=draw)
 
-    made: dict[str, WeightDelta] = {}
+    deltas: dict[str, WeightDelta] = {}
     for name in ("img_in", "txt_in", "transformer_blocks.3.attn.to_q"):
         match kind:
             case "LoHa":
-                made[name] = Loha(new(6, 2), new(2, 8), new(6, 2), new(2, 8))
+                deltas[name] = Loha(new(6, 2), new(2, 8), new(6, 2), new(2, 8))
             case "LoKr":
-                made[name] = Lokr((new(2, 2),), (new(3, 2), new(2, 4)))
+                deltas[name] = Lokr((new(2, 2),), (new(3, 2), new(2, 4)))
             case "DoRA":
-                made[name] = Dora(Factors(new(2, 8), new(6, 2)), new(6).abs(), "out")
+                deltas[name] = Dora(Factors(new(2, 8), new(6, 2)), new(6).abs(), "out")
             case _:
-                made[name] = Factors(new(2, 8), new(6, 2))
-    return made
+                deltas[name] = Factors(new(2, 8), new(6, 2))
+    return deltas
 
 
 def header(raw: bytes) -> tuple[dict, bytes]:
@@ -68,10 +68,10 @@ def again(table: dict | bytes, data: bytes) -> bytes:
 
 def flip(raw: bytes, dice: random.Random) -> bytes:
     """One to eight bytes changed, anywhere."""
-    held = bytearray(raw)
+    buffer = bytearray(raw)
     for _ in range(dice.randint(1, 8)):
-        held[dice.randrange(len(held))] ^= dice.randint(1, 255)
-    return bytes(held)
+        buffer[dice.randrange(len(buffer))] ^= dice.randint(1, 255)
+    return bytes(buffer)
 
 
 def cut(raw: bytes, dice: random.Random) -> bytes:
@@ -86,10 +86,10 @@ def more(raw: bytes, dice: random.Random) -> bytes:
 
 def move(raw: bytes, dice: random.Random) -> bytes:
     """A piece of the file taken out and put elsewhere."""
-    one, two = sorted(dice.randrange(len(raw)) for _ in range(2))
-    rest = raw[:one] + raw[two:]
+    start, two = sorted(dice.randrange(len(raw)) for _ in range(2))
+    rest = raw[:start] + raw[two:]
     place = dice.randrange(len(rest) + 1)
-    return rest[:place] + raw[one:two] + rest[place:]
+    return rest[:place] + raw[start:two] + rest[place:]
 
 
 def length(raw: bytes, dice: random.Random) -> bytes:
@@ -124,8 +124,12 @@ def metadata(raw: bytes, dice: random.Random) -> bytes:
     """Entries that are no strings, endless, or settings that mean nothing."""
     table, data = header(raw)
     odd = dice.choice([1, None, [], {"a": {}}, {"a": 1}, {"a": "x" * 1_100_000}, "text"])
-    said = dice.choice(["{", "[]", "1", '{"transformer.r": 1}', '{"transformer.lora_alpha": []}', "[" * 9999])
-    table["__metadata__"] = dice.choice([odd, {"lora_adapter_metadata": said}, {HASH: "0x" + "0" * 64}])
+    config_text = dice.choice(
+        ["{", "[]", "1", '{"transformer.r": 1}', '{"transformer.lora_alpha": []}', "[" * 9999]
+    )
+    table["__metadata__"] = dice.choice(
+        [odd, {"lora_adapter_metadata": config_text}, {HASH: "0x" + "0" * 64}]
+    )
     return again(table, data)
 
 
@@ -140,10 +144,10 @@ def double(raw: bytes, dice: random.Random) -> bytes:
 def nan(raw: bytes, dice: random.Random) -> bytes:
     """A number that is none."""
     table, data = header(raw)
-    held = bytearray(data)
-    place = dice.randrange(len(held) // 4) * 4
-    held[place : place + 4] = struct.pack("<f", dice.choice([float("nan"), float("inf"), -float("inf")]))
-    return again(table, bytes(held))
+    buffer = bytearray(data)
+    place = dice.randrange(len(buffer) // 4) * 4
+    buffer[place : place + 4] = struct.pack("<f", dice.choice([float("nan"), float("inf"), -float("inf")]))
+    return again(table, bytes(buffer))
 
 
 def wrapped(raw: bytes, dice: random.Random) -> bytes:
@@ -161,7 +165,7 @@ DAMAGES: tuple[Damage, ...] = (flip, cut, more, move, length, entry, metadata, d
 
 def originals() -> dict[str, bytes]:
     """Whole files of every form and kind, with and without a hash."""
-    made = {}
+    deltas = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.safetensors"
         for kind, tool in (
@@ -173,67 +177,67 @@ def originals() -> dict[str, bytes]:
             file.write(
                 path, {"transformer": adapter(kind)}, {"a": "b"}, tool=TOOLS[tool], family="qwen-image"
             )
-            made[f"{kind} for {tool}, hashed"] = path.read_bytes()
-            made[f"{kind} for {tool}"] = save(file.tensors(path))
+            deltas[f"{kind} for {tool}, hashed"] = path.read_bytes()
+            deltas[f"{kind} for {tool}"] = save(file.tensors(path))
         for kind, tool in (("LoHa", "kohya"), ("LoKr", "kohya"), ("DoRA", "diffusers")):
             file.write(path, {"transformer": adapter(kind)}, {}, tool=TOOLS[tool], family="qwen-image")
-            made[f"{kind} for {tool}"] = save(file.tensors(path))
-    return made
+            deltas[f"{kind} for {tool}"] = save(file.tensors(path))
+    return deltas
 
 
-def judged(path: Path, whole: bytes, damaged: bytes, *, hashed: bool) -> str:
+def judged(path: Path, whole: bytes, bytes_damaged: bytes, *, has_hash: bool) -> str:
     """What became of a file: refused, noted, harmless, passed (wrongly), or what it crashed with."""
-    path.write_bytes(damaged)
+    path.write_bytes(bytes_damaged)
     try:
-        held = file.read(path, "qwen-image")
+        buffer = file.read(path, "qwen-image")
     except BadLora as error:
         return "refused" if "\n" not in str(error) else "more than one line"
     except Exception as error:  # noqa: BLE001  a crash of any kind is what is looked for
         return f"crashed: {type(error).__name__}"
-    if damaged == whole:
+    if bytes_damaged == whole:
         return "harmless"
     probes = {
         change.shape[1]: torch.ones(change.shape[1])
-        for a in held.components.values()
+        for a in buffer.components.values()
         for change in a.values()
     }
-    for parts in held.components.values():
+    for parts in buffer.components.values():
         for change in parts.values():
             plain = change.factors if isinstance(change, Dora) else change
             if not plain.times(probes[change.shape[1]]).isfinite().all():
                 return "passed"
-    if hashed and HASH in held.metadata and header(damaged)[1] != header(whole)[1]:
-        return "noted" if file.STALE_HASH in held.notes else "passed"
+    if has_hash and HASH in buffer.metadata and header(bytes_damaged)[1] != header(whole)[1]:
+        return "noted" if file.STALE_HASH in buffer.notes else "passed"
     return "harmless"
 
 
 def main() -> None:
     """Damage, read, count, save."""
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--files", type=int, default=1000)
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--out", default="lora_mutations")
-    given = asked.parse_args()
-    dice, whole = random.Random(given.seed), originals()
-    found: dict[str, Counter[str]] = {damage.__name__: Counter() for damage in DAMAGES}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="lora_mutations")
+    options = parser.parse_args()
+    dice, whole = random.Random(options.seed), originals()
+    tally: dict[str, Counter[str]] = {damage.__name__: Counter() for damage in DAMAGES}
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(given.files):
+        for number in range(options.files):
             name, damage = dice.choice(sorted(whole)), DAMAGES[number % len(DAMAGES)]
             raw = damage(whole[name], dice)
-            verdict = judged(Path(folder) / "x.safetensors", whole[name], raw, hashed="hashed" in name)
-            found[damage.__name__][verdict] += 1
-    kinds = sorted({verdict for counts in found.values() for verdict in counts})
+            verdict = judged(Path(folder) / "x.safetensors", whole[name], raw, has_hash="hashed" in name)
+            tally[damage.__name__][verdict] += 1
+    kinds = sorted({verdict for counts in tally.values() for verdict in counts})
     bad = [kind for kind in kinds if kind not in ("refused", "noted", "harmless")]
     facts = {
-        "files": given.files,
-        "seed": given.seed,
+        "files": options.files,
+        "seed": options.seed,
         "seconds": time.perf_counter() - began,
-        "crashed_or_passed": sum(counts[kind] for counts in found.values() for kind in bad),
-        "by_damage": {name: dict(counts) for name, counts in found.items()},
+        "crashed_or_passed": sum(counts[kind] for counts in tally.values() for kind in bad),
+        "by_damage": {name: dict(counts) for name, counts in tally.items()},
     }
-    path = outcome.save(given.out, facts)
-    print(outcome.table(["damage", *kinds], [[n, *(str(c[k]) for k in kinds)] for n, c in found.items()]))
+    path = outcome.save(options.out, facts)
+    print(outcome.table(["damage", *kinds], [[n, *(str(c[k]) for k in kinds)] for n, c in tally.items()]))
     print(path)
     raise SystemExit(bool(bad))
 

@@ -199,14 +199,14 @@ def difference(run: Path, other: Path) -> float:
     Raises:
         SystemExit: They do not have the same tensors.
     """
-    one, two = tensors(run), tensors(other)
-    if one.keys() != two.keys():
+    first_run, two = tensors(run), tensors(other)
+    if first_run.keys() != two.keys():
         raise SystemExit(
-            f"{run.name} and {other.name} have other tensors: {sorted(one.keys() ^ two.keys())[:3]}"
+            f"{run.name} and {other.name} have other tensors: {sorted(first_run.keys() ^ two.keys())[:3]}"
         )
     gaps = (
         float((two[name].double() - value.double()).abs().max() / value.double().abs().max().clamp_min(1e-12))
-        for name, value in one.items()
+        for name, value in first_run.items()
         if value.numel() and not torch.equal(value, two[name])
     )
     return max(gaps, default=0.0)
@@ -267,16 +267,16 @@ def _child(pid: int, rank: int) -> psutil.Process:
 
 def kills(recipe: Recipe, work: Path, counts: Sequence[int]) -> list[Killed]:
     """Each process of each number of processes, once."""
-    done = []
+    rows_done = []
     for count in counts:
         whole = train(recipe, work / f"unkilled-{count}", count)
         for rank in range(count):
-            done.append(kill(recipe, work / f"killed-{count}-{rank}", count, rank, whole))
-            print(asdict(done[-1]), flush=True)
-    return done
+            rows_done.append(kill(recipe, work / f"killed-{count}-{rank}", count, rank, whole))
+            print(asdict(rows_done[-1]), flush=True)
+    return rows_done
 
 
-def faults(gaps: dict[str, dict[str, float]], stretches: float, killed: Sequence[Killed]) -> list[str]:
+def faults(gaps: dict[str, dict[str, float]], stretches: float, kill_rows: Sequence[Killed]) -> list[str]:
     """What does not hold of what is promised."""
     lines = [f"{name}: one process twice is not the same" for name, row in gaps.items() if row["1"]]
     lines += [
@@ -288,15 +288,15 @@ def faults(gaps: dict[str, dict[str, float]], stretches: float, killed: Sequence
         lines += [
             f"{name}: {count} processes differ by {gap:.1e}" for count, gap in row.items() if gap > ROUNDING
         ]
-    for each in killed:
-        place = f"process {each.rank} of {each.processes} killed"
-        lines += [f"{place}: the others took {each.seconds} s"] if each.seconds > BOUND else []
+    for kill_row in kill_rows:
+        place = f"process {kill_row.rank} of {kill_row.processes} killed"
+        lines += [f"{place}: the others took {kill_row.seconds} s"] if kill_row.seconds > BOUND else []
         lines += (
             []
-            if len(each.words) == 1 and f"Process {each.rank} " in each.words[0]
-            else [f"{place}: {each.words}"]
+            if len(kill_row.words) == 1 and f"Process {kill_row.rank} " in kill_row.words[0]
+            else [f"{place}: {kill_row.words}"]
         )
-        lines += [] if each.is_same else [f"{place}: went on to another end"]
+        lines += [] if kill_row.is_same else [f"{place}: went on to another end"]
     return lines
 
 
@@ -322,7 +322,7 @@ def main() -> None:
             gaps[name] = setting(base, work, name, args.processes)
             print(name, gaps[name], flush=True)
         stretches = changed_numbers(base, work)
-        killed = kills(wish(base, work, {}, KILL_STEPS), work, args.processes)
+        kill_rows = kills(wish(base, work, {}, KILL_STEPS), work, args.processes)
         (work / "split").mkdir(exist_ok=True)
         killed_split = kills(wish(base, work, SPLIT, KILL_STEPS), work / "split", (2,))
     header = ("setting", "1 again", *(f"{count} processes" for count in args.processes))
@@ -331,14 +331,18 @@ def main() -> None:
     ]
     print(table(header, rows))
     print(f"2 -> 3 -> 1 processes, three steps each: {stretches:.1e}")
-    slowest = max((each.seconds for each in killed), default=0.0)
-    print(f"{len(killed)} kills: the others had ended after {slowest} s at most")
-    broken = faults(gaps, stretches, [*killed, *killed_split])
-    facts = {"differences": gaps, "2 -> 3 -> 1": stretches, "kills": [asdict(each) for each in killed]}
-    facts |= {"kills of split weights": [asdict(each) for each in killed_split]}
-    print(save("processes", {**facts, "to_the_bit": TO_THE_BIT, "rounding": ROUNDING, "broken": broken}))
-    if broken:
-        raise SystemExit("\n".join(broken))
+    slowest = max((kill_row.seconds for kill_row in kill_rows), default=0.0)
+    print(f"{len(kill_rows)} kills: the others had ended after {slowest} s at most")
+    fault_list = faults(gaps, stretches, [*kill_rows, *killed_split])
+    facts = {
+        "differences": gaps,
+        "2 -> 3 -> 1": stretches,
+        "kills": [asdict(kill_row) for kill_row in kill_rows],
+    }
+    facts |= {"kills of split weights": [asdict(kill_row) for kill_row in killed_split]}
+    print(save("processes", {**facts, "to_the_bit": TO_THE_BIT, "rounding": ROUNDING, "broken": fault_list}))
+    if fault_list:
+        raise SystemExit("\n".join(fault_list))
 
 
 if __name__ == "__main__":

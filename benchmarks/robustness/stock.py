@@ -35,7 +35,7 @@ BASES = {
 }
 """Family -> the base whose widths its model has."""
 CLIP = {"num_hidden_layers": 1, "hidden_size": 768, "intermediate_size": 3072}
-FEW = {"num_layers": 1, "num_single_layers": 1, "n_layers": 1, "n_refiner_layers": 1}
+SMALL = {"num_layers": 1, "num_single_layers": 1, "n_layers": 1, "n_refiner_layers": 1}
 """How many blocks a model has here, by the entries of configs."""
 ADAPTER = "default_0"
 """What diffusers calls the first adapter."""
@@ -47,7 +47,7 @@ def _models(family: str) -> dict[str, nn.Module]:
     source = known(BASES[family])
     kinds = family_of(source.index["_class_name"])
     config = {**source.config(kinds.denoiser)}
-    config |= {key: value for key, value in FEW.items() if key in config}
+    config |= {key: value for key, value in SMALL.items() if key in config}
     with torch.device("meta"):
         cls = getattr(diffusers, source.index[kinds.denoiser][1])
         models: dict[str, nn.Module] = {kinds.denoiser: cls.from_config(config)}
@@ -128,8 +128,8 @@ def adapters(model: nn.Module, names: FamilyKeys | None) -> dict[str, WeightDelt
         if not sides:
             continue
         tensors = {key: _tensor(side) for key, side in sides.items()}
-        if stranded := [key for key, tensor in tensors.items() if tensor.is_meta]:
-            raise BadLora(f"{name} has its {stranded[0]} on meta.")
+        if meta_keys := [key for key, tensor in tensors.items() if tensor.is_meta]:
+            raise BadLora(f"{name} has its {meta_keys[0]} on meta.")
         change = _change(tensors, float(vars(layer)["scaling"][ADAPTER]))
         match = names.table.find(name, KeyStyle("", "diffusers")) if names else None
         if match and match.member is None:

@@ -49,18 +49,18 @@ def traced(name: str, side: int) -> dict[str, Any]:
     family = family_of(source.index["_class_name"])
     trainable = LoRA(Lora(targets="attention"))
     spec = ModelSpec(family=family, source=source, trainable=trainable)
-    one = boundary(spec, (side, side))
-    few = replace(spec, source=choose_representatives(spec).source)
+    piece = boundary(spec, (side, side))
+    small = replace(spec, source=choose_representatives(spec).source)
     row: dict[str, Any] = {"base": name, "side": side}
-    for way, how in ways().items():
-        with how:
-            rehearsal = DryRun(few, TraceSpec(size=(side, side)))
-        seen = rehearsal.trace(one, 1, checkpointed_blocks=0).trace
+    for way, step_function in ways().items():
+        with step_function:
+            rehearsal = DryRun(small, TraceSpec(size=(side, side)))
+        trace = rehearsal.trace(piece, 1, checkpointed_blocks=0).trace
         row[way] = {
-            "kernels": sum(each.kernels for each in seen.segments),
-            "traffic_bytes": sum(each.traffic for each in seen.segments),
-            "gemm_flops": sum(each.gemm for each in seen.segments),
-            "peak_bytes": seen.peak,
+            "kernels": sum(segment.kernels for segment in trace.segments),
+            "traffic_bytes": sum(segment.traffic for segment in trace.segments),
+            "gemm_flops": sum(segment.gemm for segment in trace.segments),
+            "peak_bytes": trace.peak,
         }
     return row
 
@@ -68,36 +68,36 @@ def traced(name: str, side: int) -> dict[str, Any]:
 def timed(width: int, tokens: int, turns: int) -> dict[str, Any]:
     """Steps of a FLUX of four narrow blocks on the CPU, both ways in turns."""
     steps = {}
-    for way, how in ways().items():
-        with how:
+    for way, step_function in ways().items():
+        with step_function:
             steps[way] = _step(width, tokens)
     gradients = {way: step() for way, step in steps.items()}
     pairs = zip(gradients["alone"], gradients["together"], strict=True)
     off = max(float((a - b).norm() / a.norm()) for a, b in pairs)
-    spent: dict[str, list[float]] = {way: [] for way in steps}
+    durations: dict[str, list[float]] = {way: [] for way in steps}
     for _ in range(turns):
         for way, step in steps.items():
             start = time.process_time()
             step()
-            spent[way].append(time.process_time() - start)
-    medians = {way: statistics.median(each) for way, each in spent.items()}
-    ratio = statistics.median(b / a for a, b in zip(spent["alone"], spent["together"], strict=True))
+            durations[way].append(time.process_time() - start)
+    medians = {way: statistics.median(segment) for way, segment in durations.items()}
+    ratio = statistics.median(b / a for a, b in zip(durations["alone"], durations["together"], strict=True))
     sizes = {"width": width, "tokens": tokens}
     return {"base": "flux, 2 + 2 blocks", **sizes, "cpu_seconds": medians, "ratio": ratio, "off": off}
 
 
 def _step(width: int, tokens: int) -> Callable[[], list[Tensor]]:
     torch.manual_seed(0)
-    few = {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 64, "guidance_embeds": False}
+    small = {"num_layers": 2, "num_single_layers": 2, "attention_head_dim": 64, "guidance_embeds": False}
     text = {"joint_attention_dim": 64, "pooled_projection_dim": 64, "axes_dims_rope": (16, 24, 24)}
-    model: Any = FluxTransformer2DModel(**few, **text, num_attention_heads=width // 64)
+    model: Any = FluxTransformer2DModel(**small, **text, num_attention_heads=width // 64)
     names = lora.matching(model, TARGETS)
     lora.attach(model, names, rank=16, alpha=16, dropout=0.0, seed=0)
     lora.together(model)
     factors = lora.trained(model)
     for factor in factors:
         nn.init.normal_(factor, std=0.05)
-    given = {
+    inputs = {
         "hidden_states": torch.randn(1, tokens, 64),
         "encoder_hidden_states": torch.randn(1, 64, 64),
         "pooled_projections": torch.randn(1, 64),
@@ -107,7 +107,7 @@ def _step(width: int, tokens: int) -> Callable[[], list[Tensor]]:
     }
 
     def step() -> list[Tensor]:
-        return list(torch.autograd.grad(model(**given).sample.square().mean(), factors))
+        return list(torch.autograd.grad(model(**inputs).sample.square().mean(), factors))
 
     return step
 
@@ -117,24 +117,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS / "adapter_products.json")
-    given = parser.parse_args()
+    inputs = parser.parse_args()
     hush()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"threads": 1, "traced": [], "timed": []}
+    facts: dict[str, Any] = {"threads": 1, "traced": [], "timed": []}
     for name, side in TRUE:
         row = traced(name, side)
-        found["traced"].append(row)
+        facts["traced"].append(row)
         shares = {key: row["together"][key] / row["alone"][key] - 1 for key in row["alone"]}
         print(f"{name:12} {side} ", ", ".join(f"{key} {share:+.1%}" for key, share in shares.items()))
     for width, tokens in REAL:
-        row = timed(width, tokens, given.turns)
-        found["timed"].append(row)
+        row = timed(width, tokens, inputs.turns)
+        facts["timed"].append(row)
         seconds = row["cpu_seconds"]
         print(
             f"flux {width} wide, {tokens} tokens: CPU {seconds['alone']:.3f} -> {seconds['together']:.3f} s "
             f"(x {row['ratio']:.3f}), gradients off by {row['off']:.1e}"
         )
-    save(given.out.stem, found, given.out.parent)
+    save(inputs.out.stem, facts, inputs.out.parent)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from limner.training.rows import image_tensor
 
 IN_TURN = {"load": (encoders, "load"), "reckon": (verb, "bytes_needed"), "encode": (Unit, "run")}
 """Part of the time -> the function whose time it is."""
-BESIDE = {"decode": (encode, "pixels"), "write": (Cache, "write")}
+IN_PARALLEL = {"decode": (encode, "pixels"), "write": (Cache, "write")}
 """The same of what runs in threads, several at once: these seconds are not part of the whole."""
 
 
@@ -61,56 +61,62 @@ compute_dtype = "fp32"
 
 
 @contextmanager
-def clocks(spent: dict[str, float]) -> Iterator[None]:
+def clocks(seconds: dict[str, float]) -> Iterator[None]:
     """Add up the seconds inside the clocked functions; one inside another counts for the inner one only."""
-    own, lock = local(), Lock()
+    local_state, lock = local(), Lock()
 
     def clocked(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*values: Any, **named: Any) -> Any:
-            inner = own.__dict__.setdefault("inner", [0.0])
+        def timed(*values: Any, **keywords: Any) -> Any:
+            inner = local_state.__dict__.setdefault("inner", [0.0])
             inner.append(0.0)
             start = time.perf_counter()
             try:
-                return function(*values, **named)
+                return function(*values, **keywords)
             finally:
                 took, nested = time.perf_counter() - start, inner.pop()
                 inner[-1] += took
                 with lock:
-                    spent[part] += took - nested
+                    seconds[part] += took - nested
 
         return timed
 
     with ExitStack() as stack:
-        for part, (place, name) in {**IN_TURN, **BESIDE}.items():
+        for part, (place, name) in {**IN_TURN, **IN_PARALLEL}.items():
             stack.enter_context(patch.object(place, name, clocked(part, getattr(place, name))))
         yield
 
 
-def filling(chosen: Resolved) -> dict[str, float]:
+def filling(resolved_run: Resolved) -> dict[str, float]:
     """Seconds of one fill of an empty cache, whole and by part."""
-    shutil.rmtree(verb.cache_root(chosen.recipe), ignore_errors=True)
-    spent = dict.fromkeys((*IN_TURN, *BESIDE), 0.0)
+    shutil.rmtree(verb.cache_root(resolved_run.recipe), ignore_errors=True)
+    seconds = dict.fromkeys((*IN_TURN, *IN_PARALLEL), 0.0)
     start = time.perf_counter()
-    with clocks(spent):
-        verb.fill_cache(chosen, Reporter())
+    with clocks(seconds):
+        verb.fill_cache(resolved_run, Reporter())
     whole = time.perf_counter() - start
-    return {"whole": whole, **spent, "rest": whole - sum(spent[part] for part in IN_TURN)}
+    return {"whole": whole, **seconds, "rest": whole - sum(seconds[part] for part in IN_TURN)}
 
 
-def bare(chosen: Resolved) -> Callable[[], float]:
+def bare(resolved_run: Resolved) -> Callable[[], float]:
     """What measures the seconds of encoding everything once, from decoded and tokenized tensors."""
     models = {
-        name: encoders.load(chosen.family, chosen.source, name, dtype=chosen.dtype, device=chosen.device)
+        name: encoders.load(
+            resolved_run.family,
+            resolved_run.source,
+            name,
+            dtype=resolved_run.dtype,
+            device=resolved_run.device,
+        )
         for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae")
     }
     vae: Any = models["vae"]
-    units = {unit.name: unit for unit in chosen.cut.frozen}
-    images = [image_tensor(view).to(chosen.device) for view in chosen.views]
+    units = {unit.name: unit for unit in resolved_run.cut.frozen}
+    images = [image_tensor(view).to(resolved_run.device) for view in resolved_run.views]
     tokens = []
-    for caption in dict.fromkeys(view.caption for view in chosen.views):
-        given = {"caption": (caption,)}
-        short = units["tokenize"].run(models, given)["clip_tokens"].to(chosen.device)
-        tokens.append((short, units["tokenize_2"].run(models, given)["t5_tokens"].to(chosen.device)))
+    for caption in dict.fromkeys(view.caption for view in resolved_run.views):
+        texts = {"caption": (caption,)}
+        short = units["tokenize"].run(models, texts)["clip_tokens"].to(resolved_run.device)
+        tokens.append((short, units["tokenize_2"].run(models, texts)["t5_tokens"].to(resolved_run.device)))
 
     @torch.no_grad()
     def measured() -> float:
@@ -126,35 +132,35 @@ def bare(chosen: Resolved) -> Callable[[], float]:
     return measured
 
 
-def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """All rounds, after one of each side that does not count."""
     (work / "images").mkdir()
-    for at in range(asked.images):
-        photo(at, asked.side, asked.side).save(work / "images" / f"{at}.jpg", quality=92)
-        (work / "images" / f"{at}.txt").write_text(f"a picture of the number {at}")
-    chosen = resolved(asked.base, work)
-    fill = bare(chosen)
-    filling(chosen)
+    for index in range(options.images):
+        photo(index, options.side, options.side).save(work / "images" / f"{index}.jpg", quality=92)
+        (work / "images" / f"{index}.txt").write_text(f"a picture of the number {index}")
+    resolved_run = resolved(options.base, work)
+    fill = bare(resolved_run)
+    filling(resolved_run)
     fill()
     rows = []
-    for turn in range(asked.rounds):
+    for turn in range(options.rounds):
         before = fill()
-        row = filling(chosen)
+        row = filling(resolved_run)
         row["bare"] = (before + fill()) / 2
         row["steady"] = row["whole"] - row["load"] - row["reckon"]
         row["ratio"], row["steady_ratio"] = row["bare"] / row["whole"], row["bare"] / row["steady"]
         rows.append(row)
         print(f"round {turn + 1}: {row['ratio']:.2f}, steady {row['steady_ratio']:.2f}", file=sys.stderr)
-    resolution = f"{chosen.views[0].size[0]} x {chosen.views[0].size[1]}"
+    resolution = f"{resolved_run.views[0].size[0]} x {resolved_run.views[0].size[1]}"
     return {"encoded_at": resolution, "medians": medians(rows), "rows": rows}
 
 
-def show(asked: argparse.Namespace, found: dict[str, Any]) -> None:
+def show(options: argparse.Namespace, figures: dict[str, Any]) -> None:
     """Print the table."""
-    middle = found["medians"]
-    print(f"{asked.images} JPEGs of {asked.side} px, encoded at {found['encoded_at']}, a caption each")
+    middle = figures["medians"]
+    print(f"{options.images} JPEGs of {options.side} px, encoded at {figures['encoded_at']}, a caption each")
     lines = [
-        [side, f"{asked.images / middle[key]:.1f}", f"{ratio:.2f}"]
+        [side, f"{options.images / middle[key]:.1f}", f"{ratio:.2f}"]
         for side, key, ratio in (
             ("bare encoding", "bare", 1.0),
             ("limner cache, steady", "steady", middle["steady_ratio"]),
@@ -162,11 +168,13 @@ def show(asked: argparse.Namespace, found: dict[str, Any]) -> None:
         )
     ]
     print(table(["", "images/s", "of bare"], lines))
-    parts = [*IN_TURN, "rest", *BESIDE]
-    shares = [f"{statistics.median(row[part] / row['whole'] for row in found['rows']):.1%}" for part in parts]
-    each = [f"{middle[part] / asked.images * 1e3:.2f}" for part in parts]
-    header = ["", *(f"({part})" if part in BESIDE else part for part in parts)]
-    print(table(header, [["share of the whole", *shares], ["ms per image", *each]]))
+    parts = [*IN_TURN, "rest", *IN_PARALLEL]
+    shares = [
+        f"{statistics.median(row[part] / row['whole'] for row in figures['rows']):.1%}" for part in parts
+    ]
+    cells = [f"{middle[part] / options.images * 1e3:.2f}" for part in parts]
+    header = ["", *(f"({part})" if part in IN_PARALLEL else part for part in parts)]
+    print(table(header, [["share of the whole", *shares], ["ms per image", *cells]]))
     print("(in threads, beside the rest)")
 
 
@@ -181,12 +189,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="caching", help="of the JSON file in benchmarks/results")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure(asked, Path(temporary))
-    show(asked, found)
-    print(save(asked.name, {"settings": vars(asked), **found}))
+        figures = measure(options, Path(temporary))
+    show(options, figures)
+    print(save(options.name, {"settings": vars(options), **figures}))
 
 
 if __name__ == "__main__":

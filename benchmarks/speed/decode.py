@@ -25,7 +25,7 @@ from PIL import Image, ImageOps, features
 from limner.data.folder import read_folder
 from limner.data.views import Scale, View, buckets, pixels, views
 
-WANTED = 3.0
+LIMIT = 3.0
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
@@ -40,8 +40,8 @@ def photo(seed: int, width: int, height: int) -> Image.Image:
     sheet = (sheet - sheet.mean()) / sheet.std() * 50 + 128
     for _ in range(60):
         left, top = draw.integers(0, width), draw.integers(0, height)
-        across, down = draw.integers(20, 900, 2)
-        sheet[top : top + down, left : left + across] += draw.normal(0, 40, 3)
+        wave_x, down = draw.integers(20, 900, 2)
+        sheet[top : top + down, left : left + wave_x] += draw.normal(0, 40, 3)
     return Image.fromarray(np.clip(sheet, 0, 255).astype(np.uint8))
 
 
@@ -59,45 +59,45 @@ def seconds(work: Callable[[View], np.ndarray], view: View) -> float:
     return time.perf_counter() - start
 
 
-def compare(chosen: list[View], rounds: int) -> dict[str, Any]:
+def compare(views_list: list[View], rounds: int) -> dict[str, Any]:
     """Both pipelines over the same views in turns; the first to go alternates."""
-    taken: dict[str, list[float]] = {"plain": [], "limner": []}
+    durations: dict[str, list[float]] = {"plain": [], "limner": []}
     for turn in range(rounds):
-        spent = {"plain": 0.0, "limner": 0.0}
-        for at, view in enumerate(chosen):
+        sums = {"plain": 0.0, "limner": 0.0}
+        for index, view in enumerate(views_list):
             pair = [("plain", plain), ("limner", pixels)]
-            for name, work in pair if (turn + at) % 2 else pair[::-1]:
-                spent[name] += seconds(work, view) / len(chosen)
-        for name, value in spent.items():
-            taken[name].append(value)
-    ratios = [slow / fast for slow, fast in zip(taken["plain"], taken["limner"], strict=True)]
+            for name, work in pair if (turn + index) % 2 else pair[::-1]:
+                sums[name] += seconds(work, view) / len(views_list)
+        for name, value in sums.items():
+            durations[name].append(value)
+    ratios = [slow / fast for slow, fast in zip(durations["plain"], durations["limner"], strict=True)]
     return {
-        "size": list(chosen[0].size),
-        "plain_s": statistics.median(taken["plain"]),
-        "limner_s": statistics.median(taken["limner"]),
+        "size": list(views_list[0].size),
+        "plain_s": statistics.median(durations["plain"]),
+        "limner_s": statistics.median(durations["limner"]),
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
-        "psnr_db": min(psnr(plain(view), pixels(view)) for view in chosen),
+        "psnr_db": min(psnr(plain(view), pixels(view)) for view in views_list),
     }
 
 
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
+def psnr(reference: np.ndarray, other: np.ndarray) -> float:
     """Of two uint8 pictures, in dB."""
-    return float(10 * np.log10(255**2 / np.square(one.astype(np.float64) - other).mean()))
+    return float(10 * np.log10(255**2 / np.square(reference.astype(np.float64) - other).mean()))
 
 
 def folder_seconds(root: Path, photos: int, rounds: int) -> dict[str, float]:
     """Seconds per photo of reading a folder, with and without decoding every photo once."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name, verify in (("headers_s", False), ("verified_s", True)):
-        taken: list[float] = []
+        durations: list[float] = []
         for _ in range(rounds):
             start = time.perf_counter()
             read_folder(root, trigger="sks", verify=verify)
-            taken.append((time.perf_counter() - start) / photos)
-        found[name] = statistics.median(taken)
-    return found
+            durations.append((time.perf_counter() - start) / photos)
+        figures[name] = statistics.median(durations)
+    return figures
 
 
 def main() -> None:
@@ -117,17 +117,17 @@ def main() -> None:
     options.out = options.out or RESULTS / name
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        for at in range(options.photos):
-            size = (4000, 6000) if at % 3 == 2 else (6000, 4000)
-            path = root / f"{at}.jpg"
-            photo(at, *size).save(path, quality=92, subsampling="4:2:0", progressive=options.progressive)
+        for index in range(options.photos):
+            size = (4000, 6000) if index % 3 == 2 else (6000, 4000)
+            path = root / f"{index}.jpg"
+            photo(index, *size).save(path, quality=92, subsampling="4:2:0", progressive=options.progressive)
         megabytes = sum(path.stat().st_size for path in root.iterdir()) / options.photos / 1e6
         examples = read_folder(root, trigger="sks").examples
         rows = []
         for side in options.sides:
             scale = Scale(buckets(side, multiple=16))
-            chosen = views(examples, scales=(scale,), flip=False, dropout=False)
-            rows.append({"resolution": side, **compare(list(chosen), options.rounds)})
+            views_list = views(examples, scales=(scale,), flip=False, dropout=False)
+            rows.append({"resolution": side, **compare(list(views_list), options.rounds)})
         folder = folder_seconds(root, options.photos, options.rounds)
     report(options, megabytes, rows, folder)
 
@@ -147,8 +147,8 @@ def report(
     print(f"reading a folder, headers and hashes:       {folder['headers_s'] * 1e3:>6.1f} ms per photo")
     print(f"reading a folder, every photo decoded once: {folder['verified_s'] * 1e3:>6.1f} ms per photo")
     worst = min(row["ratio"] for row in rows)
-    print(f"wanted >= {WANTED}x: {'reached' if worst >= WANTED else 'missed'}, worst {worst:.2f}x")
-    found = {
+    print(f"wanted >= {LIMIT}x: {'reached' if worst >= LIMIT else 'missed'}, worst {worst:.2f}x")
+    figures = {
         "what": "decode and resize of 24-megapixel JPEGs, seconds per photo on one thread",
         "jpeg": jpeg,
         "megabytes": megabytes,
@@ -156,11 +156,11 @@ def report(
         "rounds": options.rounds,
         "pillow": PIL.__version__,
         "libjpeg_turbo": features.version("libjpeg_turbo"),
-        "wanted_ratio": WANTED,
+        "wanted_ratio": LIMIT,
         "rows": rows,
         "folder": folder,
     }
-    save(options.out.stem, found, options.out.parent)
+    save(options.out.stem, figures, options.out.parent)
     print(f"written: {options.out}")
 
 

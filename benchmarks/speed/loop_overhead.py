@@ -39,7 +39,7 @@ from limner.runs import train
 from limner.training.cache import Store, fill_cache
 from limner.training.model import TrainableModel
 
-WANTED = 0.03
+LIMIT = 0.03
 """Largest overhead, as a share of the bare loop's time."""
 WARM_UP = 8
 """Steps of each side before the first measured one."""
@@ -66,13 +66,13 @@ class Turns(Reporter):
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Any]:
         """Take turns while training; count everything else in silence."""
-        with self.told.progress(label, total) as counted:
+        with self.told.progress(label, total) as progress_bar:
             if label != "Training":
-                yield counted
+                yield progress_bar
                 return
             for _ in range(WARM_UP):
                 self.bare()
-            yield _Between(self, counted)
+            yield _Between(self, progress_bar)
 
     def stepped(self) -> None:
         """One of Limner's steps is over, up to its row in the metrics, which is written next."""
@@ -119,8 +119,8 @@ def bare_loop(resolved: Resolved, store: Store) -> Callable[[], None]:
     batch, device = resolved.recipe.train.batch, resolved.device
 
     def step() -> None:
-        chosen = torch.randint(len(rows), (batch,), device=device)
-        loss = _loss(model, {name: value[chosen] for name, value in values.items()})
+        rows_drawn = torch.randint(len(rows), (batch,), device=device)
+        loss = _loss(model, {name: value[rows_drawn] for name, value in values.items()})
         loss.backward()
         nn.utils.clip_grad_norm_(weights, resolved.recipe.train.clip)
         optimizer.step()
@@ -136,9 +136,9 @@ def _loss(model: Any, values: dict[str, Tensor]) -> Tensor:
         values["latent_mean"]
     )
     noise, time = torch.randn_like(latent), torch.sigmoid(torch.randn(len(latent), device=latent.device))
-    along = time[:, None, None, None]
+    time_factor = time[:, None, None, None]
     pred = model(
-        hidden_states=tokens(patchify((1 - along) * latent + along * noise)),
+        hidden_states=tokens(patchify((1 - time_factor) * latent + time_factor * noise)),
         encoder_hidden_states=values["context"],
         pooled_projections=values["pooled"],
         timestep=time,
@@ -171,27 +171,27 @@ compute_dtype = "fp32"
     return toml.parse(text, work)
 
 
-def measure(base: str, batch: int, asked: argparse.Namespace, work: Path) -> dict[str, Any]:
+def measure(base: str, batch: int, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Both sides in turns at one batch size."""
-    wish = recipe(base, batch, WARM_UP + asked.pairs * asked.block, work)
+    wish = recipe(base, batch, WARM_UP + options.pairs * options.block, work)
     resolved = resolve(wish)
-    turns = Turns(bare_loop(resolved, fill_cache(resolved, Reporter())[0]), asked.block)
+    turns = Turns(bare_loop(resolved, fill_cache(resolved, Reporter())[0]), options.block)
     train(wish, work / f"run-{batch}", turns)
-    return {"batch": batch, **summary(turns, asked.block)}
+    return {"batch": batch, **summary(turns, options.block)}
 
 
 def summary(turns: Turns, block: int) -> dict[str, Any]:
     """Medians over the blocks; each of Limner's stands between two of the other side's."""
-    mine, other = turns.spent["limner"], turns.spent["bare"]
-    around = [
+    limner_times, other = turns.spent["limner"], turns.spent["bare"]
+    bare_times = [
         tuple((a + b) / 2 for a, b in zip(*pair, strict=True)) for pair in zip(other, other[1:], strict=False)
     ]
-    wall = [one[0] / two[0] - 1 for one, two in zip(mine, around, strict=True)]
-    cpu = [one[1] / two[1] - 1 for one, two in zip(mine, around, strict=True)]
+    wall = [limner_time[0] / two[0] - 1 for limner_time, two in zip(limner_times, bare_times, strict=True)]
+    cpu = [limner_time[1] / two[1] - 1 for limner_time, two in zip(limner_times, bare_times, strict=True)]
     return {
-        "blocks": len(mine),
-        "limner_ms": statistics.median(one[0] for one in mine) / block * 1e3,
-        "bare_ms": statistics.median(one[0] for one in other) / block * 1e3,
+        "blocks": len(limner_times),
+        "limner_ms": statistics.median(limner_time[0] for limner_time in limner_times) / block * 1e3,
+        "bare_ms": statistics.median(limner_time[0] for limner_time in other) / block * 1e3,
         "overhead_wall": statistics.median(wall),
         "overhead_wall_quartiles": statistics.quantiles(wall, n=4)[::2],
         "overhead_cpu": statistics.median(cpu),
@@ -223,23 +223,23 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=4, help="steps of one side before the other's turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="loop_overhead", help="of the JSON file in benchmarks/results")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         (work / "images").mkdir()
-        for at in range(IMAGES):
-            photo(at, 256, 256).save(work / "images" / f"{at}.png")
+        for index in range(IMAGES):
+            photo(index, 256, 256).save(work / "images" / f"{index}.png")
         rows = []
-        for batch in asked.batches:
+        for batch in options.batches:
             print(f"batch {batch} ..", file=sys.stderr, flush=True)
-            rows.append(measure(asked.base, batch, asked, work))
+            rows.append(measure(options.base, batch, options, work))
     print(
         table(["", "bare, ms", "limner, ms", "overhead, wall", "overhead, CPU time"], list(map(shown, rows)))
     )
     worst = max(row["overhead_wall"] for row in rows)
-    print(f"wanted at most {WANTED:.0%}: {'reached' if worst <= WANTED else 'missed'}, worst {worst:+.1%}")
-    print(save(asked.name, {"settings": vars(asked), "wanted": WANTED, "rows": rows}))
+    print(f"wanted at most {LIMIT:.0%}: {'reached' if worst <= LIMIT else 'missed'}, worst {worst:+.1%}")
+    print(save(options.name, {"settings": vars(options), "wanted": LIMIT, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -80,9 +80,9 @@ def measured(work: Path, count: int) -> dict[str, Any]:
     """The first start of a folder of so many images, and the second one."""
     photos = work / f"photos-{count}"
     make(photos, count)
-    filled, stamp = work / f"filled-{count}", f"{os.getpid()}-{count}"
-    cold = None if filled.exists() else start(photos, work, f"cold-{stamp}")
-    filled.touch()
+    filled_folder, stamp = work / f"filled-{count}", f"{os.getpid()}-{count}"
+    cold = None if filled_folder.exists() else start(photos, work, f"cold-{stamp}")
+    filled_folder.touch()
     return {"images": count, "cold": cold, "warm": start(photos, work, f"warm-{stamp}")}
 
 

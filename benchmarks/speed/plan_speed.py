@@ -20,7 +20,7 @@ from PIL import Image
 
 from limner.models.registry import hub_bases
 
-WANTED = {"cold": 10.0, "kept": 2.0}
+LIMIT = {"cold": 10.0, "kept": 2.0}
 """Seconds on two cores."""
 
 
@@ -44,27 +44,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bases", nargs="*", default=list(hub_bases()))
     parser.add_argument("--out", type=Path, default=RESULTS / "plan_speed.json")
-    given = parser.parse_args()
-    found = {}
+    options = parser.parse_args()
+    timings = {}
     with tempfile.TemporaryDirectory() as place:
         photos = Path(place) / "photos"
         photos.mkdir()
         for number in range(10):
             Image.new("RGB", (1024, 1024), (number * 20, 90, 120)).save(photos / f"{number}.png")
             (photos / f"{number}.txt").write_text(f"sks cat, picture {number}")
-        for base in given.bases:
+        for base in options.bases:
             home = Path(place) / base
-            found[base] = {when: planned(base, photos, home) for when in WANTED}
-            print(json.dumps({base: found[base]}), file=sys.stderr, flush=True)
+            timings[base] = {moment: planned(base, photos, home) for moment in LIMIT}
+            print(json.dumps({base: timings[base]}), file=sys.stderr, flush=True)
     rows = [
-        [base, *(f"{found[base][when][key]:.1f}" for when in WANTED for key in ("seconds", "cpu_seconds"))]
-        for base in found
+        [
+            base,
+            *(f"{timings[base][moment][key]:.1f}" for moment in LIMIT for key in ("seconds", "cpu_seconds")),
+        ]
+        for base in timings
     ]
     print(table(["base", "cold, s", "CPU", "kept, s", "CPU"], rows))
-    worst = {when: max(found[base][when]["seconds"] for base in found) for when in WANTED}
-    for when, bar in WANTED.items():
-        print(f"{when}: worst {worst[when]:.1f} s, wanted {bar:.0f}")
-    save(given.out.stem, {"wanted": WANTED, "worst": worst, "bases": found}, given.out.parent)
+    worst = {moment: max(timings[base][moment]["seconds"] for base in timings) for moment in LIMIT}
+    for moment, bar in LIMIT.items():
+        print(f"{moment}: worst {worst[moment]:.1f} s, wanted {bar:.0f}")
+    save(options.out.stem, {"wanted": LIMIT, "worst": worst, "bases": timings}, options.out.parent)
 
 
 if __name__ == "__main__":

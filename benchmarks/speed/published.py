@@ -117,31 +117,31 @@ def _sum(segments: Sequence[Segment]) -> OpCounts:
     return OpCounts(**sums, kernels=sum(segment.kernels for segment in segments))
 
 
-def seconds(case: Case, traced: Traced) -> float:
+def seconds(case: Case, run_trace: Traced) -> float:
     """What the planner's arithmetic gives for a step of a case on its card."""
     card = known(case.card)
     assert card is not None, case.card
     device = of_card(card)
-    forward = [segment for segment in traced.trace.segments if segment.phase == "forward"]
-    backward = [segment for segment in traced.trace.segments if segment.phase != "forward"]
+    forward = [segment for segment in run_trace.trace.segments if segment.phase == "forward"]
+    backward = [segment for segment in run_trace.trace.segments if segment.phase != "forward"]
     passes = 1 if case.rank == 0 else 3 if case.checkpoints else 2
     total = sum(
         seconds_of(_sum(part), device, case.compute, 1, backward=part is backward, compiled=case.compiled)
         for part in ((forward, backward) if case.rank else (forward,))
     )
-    return total + passes * traced.numbers * device.rates.expanding(case.weights, case.compute)
+    return total + passes * run_trace.numbers * device.rates.expanding(case.weights, case.compute)
 
 
-def memory(case: Case, traced: Traced) -> float:
+def memory(case: Case, run_trace: Traced) -> float:
     """What the planner's arithmetic gives for the memory of a case, in units of 2^30 bytes."""
     if case.bare:
-        return (traced.trace.peak - traced.weights) / GIB
-    decoding = 0 if case.weights == "bf16" else 2 * traced.widest
-    size = traced.trace.peak + traced.state - traced.saved + decoding + WORKSPACE["cuda"]
+        return (run_trace.trace.peak - run_trace.weights) / GIB
+    decoding = 0 if case.weights == "bf16" else 2 * run_trace.widest
+    size = run_trace.trace.peak + run_trace.state - run_trace.saved + decoding + WORKSPACE["cuda"]
     return (size + (CONTEXT["cuda"] if case.kind == "device" else 0)) / GIB + case.beside
 
 
-def compared(case: Case, traced: Traced | None) -> dict[str, Any]:
+def compared(case: Case, run_trace: Traced | None) -> dict[str, Any]:
     """A case as the results hold it."""
     row: dict[str, Any] = {
         "rows": list(case.rows),
@@ -153,21 +153,21 @@ def compared(case: Case, traced: Traced | None) -> dict[str, Any]:
         "bound": case.bound,
     }
     figures = {"seconds": (case.seconds, seconds, 3), "memory_gib": (case.memory, memory, 2)}
-    for name, (published, predict, digits) in figures.items():
-        comparable = traced is not None and published is not None and (case.timed or name != "seconds")
-        predicted = round(predict(case, traced), digits) if comparable and traced else None
-        row[name] = {"published": published and round(published, digits), "predicted": predicted}
-        ratio = round(predicted / published, 3) if predicted and published else None
+    for name, (publication, predict, digits) in figures.items():
+        comparable = run_trace is not None and publication is not None and (case.timed or name != "seconds")
+        prediction = round(predict(case, run_trace), digits) if comparable and run_trace else None
+        row[name] = {"published": publication and round(publication, digits), "predicted": prediction}
+        ratio = round(prediction / publication, 3) if prediction and publication else None
         row[f"{name.removesuffix('_gib')}_ratio"] = ratio
-    if traced and case.seconds:
-        kernels = sum(segment.kernels for segment in traced.trace.segments)
+    if run_trace and case.seconds:
+        kernels = sum(segment.kernels for segment in run_trace.trace.segments)
         row["microseconds_for_each_kernel"] = round(case.seconds / kernels * 1e6, 1)
     return row
 
 
 def _alike(case: Case) -> tuple[Any, ...]:
     """Cases that agree in this are traced once."""
-    computed = (
+    figures_computed = (
         case.model,
         case.inputs,
         case.images,
@@ -176,7 +176,7 @@ def _alike(case: Case) -> tuple[Any, ...]:
         case.dropout,
         case.checkpoints,
     )
-    return (*computed, case.weights, case.coded, case.swapped)
+    return (*figures_computed, case.weights, case.coded, case.swapped)
 
 
 def main() -> None:

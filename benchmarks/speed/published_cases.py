@@ -7,7 +7,7 @@ Where somebody wrote GB of a card's label, 2^30 bytes are meant; elsewhere it is
 from dataclasses import replace
 
 from benchmarks.speed.published_peers import Case, Decoder, flux, krea2, latents, model, qwen
-from benchmarks.speed.published_simpletuner import TUNED
+from benchmarks.speed.published_simpletuner import SETTINGS
 from diffusers import FluxTransformer2DModel, Krea2Transformer2DModel, QwenImageTransformer2DModel
 from torch import nn
 
@@ -30,12 +30,12 @@ def _qwen() -> nn.Module:
 
 
 def _forward(rows: int, images: int, seconds: float, *, compiled: bool) -> Case:
-    how = "compiled" if compiled else "eager"
+    mode = "compiled" if compiled else "eager"
     return Case(
-        name=f"flux-forward-{how}-b{images}",
+        name=f"flux-forward-{mode}-b{images}",
         rows=(rows,),
         card="H100",
-        peer=f"diffusers, FLUX.1-dev, a forward pass, 1024 px, batch {images}, bf16, {how}",
+        peer=f"diffusers, FLUX.1-dev, a forward pass, 1024 px, batch {images}, bf16, {mode}",
         source=AO,
         trust="A",
         model=_flux,
@@ -330,5 +330,5 @@ MISC = (
         )
     ),
 )
-CASES = (*DIFFUSERS, *TUNED, *MUSUBIS, *MISC)
+CASES = (*DIFFUSERS, *SETTINGS, *MUSUBIS, *MISC)
 """All 47 figures."""

@@ -102,7 +102,7 @@ SDXL: dict[str, Any] = {
     "trust": "B",
     "timed": False,
 }
-TUNED = (
+SETTINGS = (
     *_tuner("sd35-medium", (7, 8), h100=(0.529, 34.59), l40s=(1.189, 34.53), **SD35),
     *_tuner("sd35-medium", (9, 10), h100=(0.721, 7.67), l40s=(1.607, 7.62), **SD35, checkpoints=True),
     *_tuner("z-image", (11, 13), h100=(0.243, 21.25), l40s=(0.316, 21.25), **Z_IMAGE),

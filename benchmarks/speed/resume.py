@@ -29,11 +29,11 @@ from benchmarks.watched import metrics_file, run
 
 from limner.run_folder import RunDir
 
-WANTED = 8.0
+LIMIT = 8.0
 """Seconds from the command to the next step of a resumed run, on two cores that do nothing else."""
 CASES = ("fresh", "fresh, cache full", "resumed")
 PARTS = ("libraries", "folder", "checkpoint", "cache", "models", "first step")
-CLOCKED = {
+CLOCKS = {
     "resolve": "folder",
     "newest": "checkpoint",
     "fill_cache_with_fallback": "cache",
@@ -41,7 +41,7 @@ CLOCKED = {
 }
 """Function of ``limner.training.train`` -> the part that it is."""
 STEPS = 4
-STARTED = "LIMNER_BENCHMARK_START"
+START = "LIMNER_BENCHMARK_START"
 """Environment variable: when the command was given, seconds since the epoch."""
 SAVED = 2
 """The step that a resumed run goes on from."""
@@ -87,73 +87,76 @@ def command(recipe: Path, out: Path) -> list[str]:
     return [str(Path(sys.executable).with_name("limner")), "train", str(recipe), "--out", str(out)]
 
 
-def to_next_step(case: str, asked: argparse.Namespace, work: Path, turn: Path) -> float:
+def to_next_step(case: str, options: argparse.Namespace, work: Path, turn: Path) -> float:
     """Seconds from the command to the row of the next step."""
-    path, out = stage(case, asked.base, work, turn)
+    path, out = stage(case, options.base, work, turn)
     eye = metrics_file(out / "metrics.jsonl", turn / "log.txt")
-    seen = run(command(path, out), eye, log=turn / "log.txt", environment=threads(asked))
-    return seen.ended[SAVED + 1 if case == "resumed" else 1]
+    watch = run(command(path, out), eye, log=turn / "log.txt", environment=threads(options))
+    return watch.ended[SAVED + 1 if case == "resumed" else 1]
 
 
-def parts_of(case: str, asked: argparse.Namespace, work: Path, turn: Path) -> dict[str, float]:
+def parts_of(case: str, options: argparse.Namespace, work: Path, turn: Path) -> dict[str, float]:
     """The same once more, with clocks inside."""
-    path, out = stage(case, asked.base, work, turn)
+    path, out = stage(case, options.base, work, turn)
     aside, log = turn / "parts.json", turn / "log.txt"
     words = [sys.executable, "-m", "benchmarks.speed.resume", "--inside", str(aside), *command(path, out)[1:]]
-    environment = {**threads(asked), STARTED: repr(time.time())}
+    environment = {**threads(options), START: repr(time.time())}
     run(words, metrics_file(out / "metrics.jsonl", log), log=log, environment=environment)
     return json.loads(aside.read_text())
 
 
-def threads(asked: argparse.Namespace) -> dict[str, str]:
+def threads(options: argparse.Namespace) -> dict[str, str]:
     """Environment of a measured process."""
-    return {"OMP_NUM_THREADS": str(asked.threads), "HF_HUB_OFFLINE": "1"}
+    return {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
 
 
 def inside(aside: Path, arguments: list[str]) -> None:
     """Run the command line in this process with clocks around the parts of the verb; write what they said."""
-    from limner.cli.app import main, swiftly
+    from limner.cli.app import main
+    from limner.imports import swiftly
 
     with swiftly():
         from limner import runs
         from limner.training import train as verb
-    spent = dict.fromkeys(PARTS, (0.0, 0.0)) | {"libraries": _since_command()}
-    for name, part in CLOCKED.items():
-        setattr(verb, name, _clocked(getattr(verb, name), part, spent))
+    durations = dict.fromkeys(PARTS, (0.0, 0.0)) | {"libraries": _since_command()}
+    for name, part in CLOCKS.items():
+        setattr(verb, name, _clocked(getattr(verb, name), part, durations))
 
     class Folder(RunDir):
         def log(self, row: Mapping[str, Any]) -> None:
             super().log(row)
             if "loss" in row and not aside.exists():
                 whole = _since_command()
-                spent["first step"] = _minus(whole, tuple(map(sum, zip(*spent.values(), strict=True))))
-                aside.write_text(json.dumps(_flat({**spent, "whole": whole})))
+                durations["first step"] = _minus(
+                    whole, tuple(map(sum, zip(*durations.values(), strict=True)))
+                )
+                aside.write_text(json.dumps(_flat({**durations, "whole": whole})))
 
     runs.RunDir = Folder
     main(arguments)
 
 
 def _since_command() -> tuple[float, float]:
-    return time.time() - float(os.environ[STARTED]), time.process_time()
+    return time.time() - float(os.environ[START]), time.process_time()
 
 
 def _minus(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     return a[0] - b[0], a[1] - b[1]
 
 
-def _flat(spent: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    names = {f"{part}{kind}": at for part in spent for at, kind in enumerate(("", ", CPU"))}
-    return {name: spent[name.removesuffix(", CPU")][at] for name, at in names.items()}
+def _flat(durations: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    names = {f"{part}{kind}": index for part in durations for index, kind in enumerate(("", ", CPU"))}
+    return {name: durations[name.removesuffix(", CPU")][index] for name, index in names.items()}
 
 
-def _clocked(function: Callable[..., Any], part: str, spent: dict[str, Any]) -> Callable[..., Any]:
-    def timed(*values: Any, **named: Any) -> Any:
+def _clocked(function: Callable[..., Any], part: str, durations: dict[str, Any]) -> Callable[..., Any]:
+    def timed(*values: Any, **keywords: Any) -> Any:
         start = _since_command()
         try:
-            return function(*values, **named)
+            return function(*values, **keywords)
         finally:
             took = _minus(_since_command(), start)
-            spent[part] = (spent[part][0] + took[0], spent[part][1] + took[1])
+            durations[part] = (durations[part][0] + took[0], durations[part][1] + took[1])
 
     return timed
 
@@ -166,65 +169,65 @@ def checkpoint_facts(out: Path) -> dict[str, float]:
     path = folder.checkpoint_path(STEPS)
     parts, facts = checkpoint.load(path)
     weights = [tensor for model in parts["weights"].values() for tensor in model.values()]
-    taken = []
+    times = []
     for _ in range(5):
         start = time.perf_counter()
         checkpoint.save(path, parts, facts)
-        taken.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
     trained = sum(tensor.numel() for tensor in weights)
     return {
         "trained": trained,
         "bytes": path.stat().st_size,
         "bytes_needed": trained * 3 * 4,
-        "save_s": statistics.median(taken),
+        "save_s": statistics.median(times),
         "lora_bytes": folder.lora_path.stat().st_size,
     }
 
 
-def measure(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """All rounds of all cases."""
     (work / "images").mkdir()
-    for at in range(asked.images):
-        photo(at, 512, 512).save(work / "images" / f"{at}.jpg", quality=92)
+    for index in range(options.images):
+        photo(index, 512, 512).save(work / "images" / f"{index}.jpg", quality=92)
     (work / "done").mkdir()
-    done = work / "done"
-    path = recipe(asked.base, work, done / "cache")
-    eye = metrics_file(done / "out" / "metrics.jsonl", done / "log.txt")
-    run(command(path, done / "out"), eye, log=done / "log.txt", environment=threads(asked))
+    done_folder = work / "done"
+    path = recipe(options.base, work, done_folder / "cache")
+    eye = metrics_file(done_folder / "out" / "metrics.jsonl", done_folder / "log.txt")
+    run(command(path, done_folder / "out"), eye, log=done_folder / "log.txt", environment=threads(options))
     rows: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
-    for round_ in range(asked.rounds):
+    for round_ in range(options.rounds):
         for case in CASES:
-            seconds = to_next_step(case, asked, work, work / f"{case}-{round_}")
-            parts = parts_of(case, asked, work, work / f"{case}-{round_}-parts")
+            seconds = to_next_step(case, options, work, work / f"{case}-{round_}")
+            parts = parts_of(case, options, work, work / f"{case}-{round_}-parts")
             rows[case].append({"to_next_step": seconds, **parts})
             print(f"round {round_ + 1}, {case}: {seconds:.2f} s", file=sys.stderr, flush=True)
     return {
-        "medians": {case: medians(found) for case, found in rows.items()},
-        "least": {case: min(row["to_next_step"] for row in found) for case, found in rows.items()},
+        "medians": {case: medians(figures) for case, figures in rows.items()},
+        "least": {case: min(row["to_next_step"] for row in figures) for case, figures in rows.items()},
         "rows": rows,
-        "checkpoint": checkpoint_facts(done / "out"),
+        "checkpoint": checkpoint_facts(done_folder / "out"),
     }
 
 
-def show(found: dict[str, Any]) -> None:
+def show(figures: dict[str, Any]) -> None:
     """Print the tables."""
-    middle = found["medians"]
+    middle = figures["medians"]
     lines = [["command to next step, s", *(f"{middle[case]['to_next_step']:.2f}" for case in CASES)]]
-    lines += [["least of the rounds, s", *(f"{found['least'][case]:.2f}" for case in CASES)]]
+    lines += [["least of the rounds, s", *(f"{figures['least'][case]:.2f}" for case in CASES)]]
     for part in ("whole", *PARTS):
         cells = (f"{middle[case][part]:.2f} / {middle[case][f'{part}, CPU']:.2f}" for case in CASES)
         lines.append([f"  {part}, wall / CPU", *cells])
     print(table(["", *CASES], lines))
-    size = found["checkpoint"]
+    size = figures["checkpoint"]
     print(
         f"a checkpoint: {size['bytes'] / 1e6:.2f} MB for {size['trained']:,.0f} trained numbers, "
         f"{size['bytes'] / size['bytes_needed']:.3f}x of weights and two moments in fp32; "
         f"written, synced and read back in {size['save_s'] * 1e3:.0f} ms; the LoRA file: "
         f"{size['lora_bytes'] / 1e6:.2f} MB"
     )
-    reached = found["least"]["resumed"] <= WANTED
-    verdict = "reached" if reached else "missed"
-    print(f"wanted: resumed within {WANTED:.0f} s: {verdict} (least of the rounds)")
+    is_reached = figures["least"]["resumed"] <= LIMIT
+    verdict = "reached" if is_reached else "missed"
+    print(f"wanted: resumed within {LIMIT:.0f} s: {verdict} (least of the rounds)")
 
 
 def main() -> None:
@@ -240,11 +243,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="resume", help="of the JSON file in benchmarks/results")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure(asked, Path(temporary))
-    show(found)
-    print(save(asked.name, {"settings": vars(asked), "wanted_s": WANTED, **found}))
+        figures = measure(options, Path(temporary))
+    show(figures)
+    print(save(options.name, {"settings": vars(options), "wanted_s": LIMIT, **figures}))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from limner.status import RunStatus
 from limner.studio.workspace import ENVIRONMENT
 
 PAGES = ("home", "images", "plan", "run", "files")
-WANTED = 1.0
+LIMIT = 1.0
 """Seconds, the 95th percentile of a rerun."""
 
 
@@ -141,7 +141,7 @@ def main() -> None:
         )
     )
     print(f"server: {memory[0]:.0f} MB after a tenth of the loads, {memory[-1]:.0f} MB at the end")
-    facts = {"runs": options.runs, "images": options.images, "wanted_p95_s": WANTED, "pages": rows}
+    facts = {"runs": options.runs, "images": options.images, "wanted_p95_s": LIMIT, "pages": rows}
     save(options.out.stem, {**facts, "server_mb": memory}, options.out.parent)
 
 

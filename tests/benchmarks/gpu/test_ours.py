@@ -142,11 +142,11 @@ def test_shallow_bases_keep_their_width():
 
 
 def test_files_of_weights_are_cut_where_they_are_full():
-    assert fake.shards({"a": 4, "b": 5, "c": 2, "d": 20, "e": 1}, most=10) == {
+    assert fake.shards({"a": 4, "b": 5, "c": 2, "d": 20, "e": 1}, limit=10) == {
         "a": 0,
         "b": 0,
         "c": 1,
         "d": 2,
         "e": 3,
     }
-    assert set(fake.shards({"a": 4, "b": 5}, most=10).values()) == {0}
+    assert set(fake.shards({"a": 4, "b": 5}, limit=10).values()) == {0}

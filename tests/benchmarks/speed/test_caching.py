@@ -15,7 +15,7 @@ def test_clocks_count_what_is_inside_another_once_and_are_taken_away_again(monke
 
     place = SimpleNamespace(inner=inner, outer=outer)
     monkeypatch.setattr(caching, "IN_TURN", {"load": (place, "outer")})
-    monkeypatch.setattr(caching, "BESIDE", {"decode": (place, "inner")})
+    monkeypatch.setattr(caching, "IN_PARALLEL", {"decode": (place, "inner")})
     spent = {"load": 0.0, "decode": 0.0}
     with caching.clocks(spent):
         start = time.perf_counter()
@@ -31,7 +31,7 @@ def test_what_runs_in_a_thread_is_not_taken_off_what_waits_for_it(monkeypatch):
     place = SimpleNamespace(beside=lambda: time.sleep(0.02))
     place.waits = lambda: run_in_thread(place.beside)
     monkeypatch.setattr(caching, "IN_TURN", {"load": (place, "waits")})
-    monkeypatch.setattr(caching, "BESIDE", {"decode": (place, "beside")})
+    monkeypatch.setattr(caching, "IN_PARALLEL", {"decode": (place, "beside")})
     spent = {"load": 0.0, "decode": 0.0}
     with caching.clocks(spent):
         place.waits()

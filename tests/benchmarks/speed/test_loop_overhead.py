@@ -41,4 +41,4 @@ def test_caching_takes_no_turns():
     with turns.progress("Caching", 20) as bar:
         bar.advance(20)
     assert turns.spent == {"limner": [], "bare": []}
-    assert loop_overhead.WANTED == 0.03
+    assert loop_overhead.LIMIT == 0.03

@@ -9,10 +9,10 @@ from small import wish
 
 
 def test_clocks_inside_a_run_stand_at_functions_that_it_calls(tiny_base, photos, tmp_path, monkeypatch):
-    for name in resume.CLOCKED:
+    for name in resume.CLOCKS:
         monkeypatch.setattr(verb, name, getattr(verb, name))  # puts back what the clocks replace
     monkeypatch.setattr(runs, "RunDir", runs.RunDir)
-    monkeypatch.setenv(resume.STARTED, repr(time.time()))
+    monkeypatch.setenv(resume.START, repr(time.time()))
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(toml.dump(wish(tiny_base, photos)))
     try:
