@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from limner.imports import imported, swiftly
+from limner.imports import MANY, imported, keep, swiftly, uncollected
 
 
 @pytest.fixture
@@ -28,6 +28,18 @@ def test_one_inside_another_leaves_the_outer_one_in_force(thawed):
         with swiftly():
             pass
         assert not gc.isenabled()
+
+
+def test_many_objects_are_made_without_looking_for_garbage_and_kept_for_good(thawed):
+    before = gc.get_freeze_count()
+    with pytest.raises(OSError), uncollected():
+        assert not gc.isenabled()
+        raise OSError
+    assert gc.isenabled()
+    keep(MANY - 1)
+    assert gc.get_freeze_count() == before
+    keep(MANY)
+    assert gc.get_freeze_count() > before
 
 
 def test_what_a_table_names_is_imported_when_it_is_asked_for():

@@ -4,13 +4,13 @@
 
 Thumbnails of 64 pixels, each with its caption, are trained for one step on the embedded base: once with an
 empty cache, then again in another run folder. Told are seconds until the first step has begun, those of the
-processor, and the peak of the process. ``--work`` keeps images and cache: what was stopped goes on.
+processor until then, and the peak of the process until its end. The folder has a thousand different captions;
+all of its entries are marked as used anew. ``--work`` keeps images and cache: what was stopped goes on.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,7 @@ from PIL import Image
 
 SIDE = 64
 """Pixels."""
-PER_FOLDER = 1000
+PER_FOLDER, CAPTIONS = 1000, 1000
 SECONDS, BYTES = 20.0, 1e9
 """What a warm start of the largest folder may take."""
 
@@ -39,7 +39,7 @@ def make(root: Path, count: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         coarse = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path, quality=90)
-        path.with_suffix(".txt").write_text(f"a pattern of colours, number {number}")
+        path.with_suffix(".txt").write_text(f"a pattern of colours, number {number % CAPTIONS}")
 
 
 def start(photos: Path, work: Path, name: str) -> dict[str, Any]:
@@ -60,20 +60,26 @@ def start(photos: Path, work: Path, name: str) -> dict[str, Any]:
     ]
     command += ["--out", str(work / name), *(word for change in changes for word in ("--set", change))]
     env = {**os.environ, "LIMNER_CACHE": str(work / "cache"), "XDG_CACHE_HOME": str(work / "home")}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.monotonic()
-    first_step = 0.0
+    first_step = processor = 0.0
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             event = json.loads(line)
             if event.get("event") == "step_done" and not first_step:
                 first_step = time.monotonic() - begin - event.get("seconds", 0.0)
+                processor = _processor(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"limner train ended with {process.returncode}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    peak = json.loads((work / name / "status.json").read_text())["bytes"]
+    peak = usage.ru_maxrss * 1024
     return {"seconds": round(first_step, 1), "processor": round(processor, 1), "peak": peak}
+
+
+def _processor(pid: int) -> float:
+    """Seconds of the processor that a living process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measured(work: Path, count: int) -> dict[str, Any]:
@@ -89,7 +95,7 @@ def measured(work: Path, count: int) -> dict[str, Any]:
 def main() -> None:
     """Measure every size, and save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[4_000, 20_000, 100_000])
     parser.add_argument("--work", type=Path, help="folder that is kept; left out: a temporary one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="limner-many-") as temporary:

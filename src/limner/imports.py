@@ -17,20 +17,39 @@ def imported(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
+MANY = 10_000
+"""Objects from which on it costs to look through them for garbage, again and again."""
+
+
+def keep(count: int) -> None:
+    """Look for no garbage again among all objects that there are: so many of them live as long as a run."""
+    if count >= MANY:
+        gc.freeze()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Make many objects without looking for garbage among them, where there is none."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 @contextmanager
 def swiftly() -> Iterator[None]:
     """Import torch and the like in two thirds of the time: without looking for garbage, where there is none.
 
     What they leave lives as long as the process, so it is never looked through again.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if collecting:
-            gc.enable()
+    with uncollected():
+        try:
+            yield
+        finally:
+            gc.freeze()
 
 
 def hush() -> None:

@@ -120,6 +120,22 @@ def test_sizes_are_asked_for_once_as_long_as_no_folder_changes(photos, monkeypat
     assert image_sizes(photos) == sizes[1:] and calls
 
 
+def test_whoever_reads_images_after_their_sizes_were_asked_has_the_index_and_sees_what_changed(
+    photos, opened, monkeypatch
+):
+    monkeypatch.setattr(listing, "SETTLE_SECONDS", -60)
+    read_folder(photos)
+    image_sizes(photos)
+    read, true = [], file_index._read
+    monkeypatch.setattr(file_index, "_read", lambda path: read.append(path) or true(path))
+    (photos / "3.png").write_bytes((photos / "2.png").read_bytes())
+    opened.clear()
+    heights = [example.height for example in read_folder(photos).examples]
+    assert heights == [64, 65, 66, 66, 68, 68] and opened == ["3.png"] and not read
+    read_folder(photos)
+    assert read, "it is for one reader"
+
+
 def test_few_images_leave_nothing_in_the_cache(photos, monkeypatch):
     monkeypatch.setattr(file_index, "MIN_IMAGES", 7)
     folder = read_folder(photos)

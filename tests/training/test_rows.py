@@ -1,7 +1,9 @@
+import pytest
+
 from limner.assembly.resolve import resolve
 from limner.graph.cache import Cache, cache_key
 from limner.training.cache import all_rows
-from limner.training.encode import survey
+from limner.training.encode import OutputTable, survey
 from limner.training.rows import Keys, caption_row, rows_of, text_values
 from small import wish
 
@@ -40,3 +42,21 @@ def test_rows_and_their_keys_are_made_when_they_are_asked_for(tiny_base, photos)
     for unit in spec.still_cut.frozen:  # as each key is derived by itself
         prints = {name: spec.fingerprint(name, "") for name in unit.uses}
         assert keys[unit.writes[0]] == cache_key(unit, prints, keys)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_is_stored_of_each_row_is_known_without_a_row_of_it(tiny_base, photos, dropout):
+    resolved = resolve(wish(tiny_base, photos, sample={"every": 0}, data={"caption_dropout": dropout}))
+    table = Keys(resolved, all_rows(resolved))
+    units = {unit.name: unit for unit in table.units}
+    for row, entries in zip(table.rows, table.stored(), strict=True):
+        keys = table.of(row)
+        assert [(link.unit.name, key) for link, key in entries] == [
+            (name, keys[unit.writes[0]])
+            for name, unit in units.items()
+            if unit.writes[0] in keys and not row.outputs.isdisjoint(unit.writes)
+        ]
+    outputs = OutputTable(table.stored())
+    straight = [{name: table.of(row)[name] for name in row.outputs} for row in table.rows]
+    assert [*outputs] == straight == [*OutputTable(Keys(resolved, [*table.rows]).stored())]
+    assert outputs[-1] == straight[-1] and outputs[1:3] == straight[1:3] and len(outputs) == len(straight)

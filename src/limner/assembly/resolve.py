@@ -17,11 +17,11 @@ from limner.data.folder import Example, Folder, Rejected, read_folder
 from limner.data.order import Order, SampledView
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
 from limner.data.summary import not_filling
-from limner.data.views import Crops, View, require_filled, require_pairs, views
+from limner.data.views import Crops, View, require_filled, require_pairs, smallest_sizes, views
 from limner.errors import BadData, BadRecipe
 from limner.files import shared_cache
 from limner.graph.unit import Split
-from limner.imports import imported
+from limner.imports import imported, keep, uncollected
 from limner.lora.location import locate_base
 from limner.models.facts import Objective
 from limner.models.family import Family
@@ -152,7 +152,7 @@ class Resolved:
         lines += self.notes
         lines += self._crop_losses()
         if self.recipe.data.crop == "auto" and not follows("auto"):
-            sizes = {view.example: view.size for view in (*self.own, *self.held_out)}
+            sizes = smallest_sizes((*self.own, *self.held_out))
             if cut := sum(slack(example, size) >= SLACK for example, size in sizes.items()):
                 lines.append(
                     f"{cut} of {len(sizes)} images are longer than their bucket and keep their middle; crops "
@@ -162,7 +162,7 @@ class Resolved:
 
     def _crop_losses(self) -> list[str]:
         """A line on images of which the crop takes more than a quarter."""
-        sizes = {view.example: view.size for view in (*self.own, *self.held_out)}
+        sizes = smallest_sizes((*self.own, *self.held_out))
         losses = {example: slack(example, size) for example, size in sizes.items()}
         largest = sorted((e for e in losses if losses[e] > MAX_CROP_LOSS), key=lambda e: -losses[e])
         if not largest:
@@ -312,6 +312,7 @@ def _described(recipe: Recipe, source: Source) -> ResolvedBase:
     )
 
 
+@uncollected()
 def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> Resolved:
     """Read the folder, open the base's configs, and cut the graph. Loads no weights.
 
@@ -342,7 +343,7 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     if recipe.train.objective == "distill":
         require_pairs([*train_examples, *validation_examples], base.sizes.scales)
     cuts = crops({*train_examples, *validation_examples}, base.sizes.scales) if follows(data.crop) else {}
-    return Resolved(
+    resolved = Resolved(
         base=base,
         sample_base=base.sample_base(tell),
         folder=replace(sets.joined, index=None),  # which is large, and has served
@@ -353,6 +354,8 @@ def resolve(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
         truly_held_out=disjoint,
         notes=notes,
     )
+    keep(len(resolved.views))
+    return resolved
 
 
 def _all_views(

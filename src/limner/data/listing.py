@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -52,6 +53,13 @@ _OTHER_SPLITS = frozenset(
 )  # as the imagefolder of datasets calls them
 
 
+MAX_REPEATS = 999
+"""A folder called 2024_paris is a year, not 2024 repeats."""
+REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
+"""How kohya calls a folder: how often an epoch shows its images, and what they are called."""
+_COMMON = (SUFFIXES - FOREIGN.keys()) | {*SIDECARS}
+"""Endings of nearly all files, of which nothing is asked but that they are files."""
+
 Stamps = dict[str, tuple[int, int]]
 """Folder -> times of its entries and of its inode, nanoseconds since 1970."""
 SETTLE_SECONDS = 2.0
@@ -89,6 +97,8 @@ class Listing:
 
         Names are compared composed where they differ as they stand: macOS writes them decomposed.
         """
+        if not files:
+            return None
         stem = _stem(image)
         return files.get(stem) or files.get(_composed(stem))
 
@@ -154,21 +164,22 @@ def _listed(root: Path) -> Listing:
         folder = folders.pop()
         for entry in _entries(root, folder, listing):
             file = f"{folder}/{entry.name}" if folder else entry.name
-            problem = _problem(entry)
+            suffix = _suffix(entry.name).lower()
+            problem = _problem(entry, suffix)
             listing.folders_tell &= not (problem or entry.is_symlink())
             if problem:
                 listing.rejected.append((file, problem))
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(file)
             elif _is_file(entry):
-                _sort_in(listing, entry.name, file, root)
+                _sort_in(listing, entry.name, file, suffix, root)
     latest = max(chain.from_iterable(listing.stamps.values()), default=0) / 1e9
     if not listing.folders_tell or start - latest < SETTLE_SECONDS:
         listing.stamps = {}
     listing.images.sort()
     listing.metadata.sort()
     for files in (listing.texts, listing.crops):
-        for stem, file in list(files.items()):
+        for stem, file in [pair for pair in files.items() if not pair[0].isascii()]:
             files.setdefault(_composed(stem), file)
     _leave_out_splits(listing)
     _leave_out_masks(listing)
@@ -198,9 +209,10 @@ def _passed_over(entry: "os.DirEntry[str]") -> bool:
     return entry.name.startswith(".") or (entry.name.lower() in SYSTEM_FOLDERS and _is_folder(entry))
 
 
-def _problem(entry: "os.DirEntry[str]") -> str:
+def _problem(entry: "os.DirEntry[str]", suffix: str) -> str:
     """Why an entry that looks like pictures or captions cannot be used; empty when it can, or is neither."""
-    suffix = _suffix(entry.name).lower()
+    if suffix in _COMMON and entry.name.isascii() and entry.is_file(follow_symlinks=False):
+        return ""
     folder = _is_folder(entry)
     if entry.name in NAMES or suffix in SIDECARS:
         return (
@@ -224,8 +236,7 @@ def _problem(entry: "os.DirEntry[str]") -> str:
     return f"{FOREIGN[suffix]}." if suffix in FOREIGN else ""
 
 
-def _sort_in(listing: Listing, name: str, file: str, root: Path) -> None:
-    suffix = _suffix(file).lower()
+def _sort_in(listing: Listing, name: str, file: str, suffix: str, root: Path) -> None:
     if suffix in SUFFIXES:
         listing.images.append(file)
     elif name in NAMES:
@@ -250,6 +261,12 @@ def _sort_in(listing: Listing, name: str, file: str, root: Path) -> None:
         listing.rejected += [(file, reason)] if reason else []
 
 
+def repeats_in(folder: str) -> tuple[int, str] | None:
+    """What the name of one of kohya's folders says, 10_cat: (10, cat); None of another folder."""
+    match = REPEATS.fullmatch(folder)
+    return (repeats, match[2]) if match and 1 <= (repeats := int(match[1][:9])) <= MAX_REPEATS else None
+
+
 def _stem(file: str) -> str:
     """A path without its ending; a tenth of the time of a Path's own, as large folders want it."""
     ending = _suffix(file)
@@ -265,6 +282,8 @@ def _suffix(file: str) -> str:
 def _leave_out_splits(listing: Listing) -> None:
     """Folders of test and validation images are not trained, where there are others."""
     splits = {file: split for file in listing.images if (split := _split(file))}
+    if not splits:
+        return
     if len(splits) == len(listing.images):
         return
     listing.splits = dict(Counter(splits.values()))
@@ -278,7 +297,12 @@ def _leave_out_splits(listing: Listing) -> None:
 
 def _split(file: str) -> str:
     """The folder of test or validation images that a file lies in; "" where it lies in none."""
-    folders = file.split("/")[:-1]
+    return _split_of(file.rpartition("/")[0])
+
+
+@lru_cache(maxsize=256)
+def _split_of(folder: str) -> str:
+    folders = folder.split("/") if folder else []
     depth = 1 if folders[:1] == ["data"] else 0
     if len(folders) > depth and folders[depth].lower() in _OTHER_SPLITS:
         return "/".join(folders[: depth + 1])
@@ -287,17 +311,16 @@ def _split(file: str) -> str:
 
 def _leave_out_masks(listing: Listing) -> None:
     """What is named after another image as masks and control images are, and has no caption of its own."""
+    mute = [file for file in listing.images if listing.sidecar_of(file, listing.texts) is None]
+    if not mute:
+        return
     stems = {_stem(file) for file in listing.images}
     names: dict[str, set[str]] = {}
     for file in listing.images:
         names.setdefault(_name(_stem(file)), set()).add(file.rpartition("/")[0])
-    masks = [
-        file
-        for file in listing.images
-        if listing.sidecar_of(file, listing.texts) is None and _is_mask(file, stems, names)
-    ]
-    listing.masks = masks
-    listing.images = [file for file in listing.images if file not in set(masks)]
+    masks = [file for file in mute if _is_mask(file, stems, names)]
+    listing.masks, mask_set = masks, set(masks)
+    listing.images = [file for file in listing.images if file not in mask_set]
 
 
 def _is_mask(file: str, stems: set[str], names: dict[str, set[str]]) -> bool:
@@ -334,7 +357,7 @@ def _find_unread_texts(listing: Listing) -> None:
 
 
 def _composed(stem: str) -> str:
-    return unicodedata.normalize("NFC", stem)
+    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -181,16 +181,17 @@ def near_training(
 
 def _search(paths: Sequence[Path], index: FileIndex | None) -> NearSearch:
     """A search among images; what they look like is computed once, and kept in the index."""
-    looks = {path: index.looks(path) if index else None for path in paths}
-    unknown = [path for path, bits in looks.items() if bits is None]
+    looks = [index.looks(path) if index else None for path in paths]
+    unknown = [number for number, bits in enumerate(looks) if bits is None]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path, bits in zip(unknown, pool.map(_looks_of, unknown), strict=True):
-            looks[path] = bits
+        hashes = pool.map(lambda number: _looks_of(paths[number]), unknown)
+        for number, bits in zip(unknown, hashes, strict=True):
+            looks[number] = bits
             if index:
-                index.add_looks(path, bits)
+                index.add_looks(paths[number], bits)
     if index:
         index.save()
-    return NearSearch([looks[path] or (0, 0) for path in paths], lambda number: _hash_of(paths[number]))
+    return NearSearch([bits or (0, 0) for bits in looks], lambda number: _hash_of(paths[number]))
 
 
 def _looks_of(path: Path) -> tuple[int, int]:

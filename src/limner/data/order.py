@@ -8,6 +8,7 @@ that a plan and the run itself both read here.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -96,7 +97,8 @@ class Order:
         by_image: dict[tuple[Example, tuple[int, int]], list[int]] = {}
         for index, view in enumerate(views):
             by_image.setdefault((view.example, view.size), []).append(index)
-        self._choices = [choices_of(views, indices, caption_dropout) for indices in by_image.values()]
+        choices = (choices_of(views, indices, caption_dropout) for indices in by_image.values())
+        self._plain, self._empty = map(_Lists, zip(*choices, strict=True))
         first_views = [views[indices[0]] for indices in by_image.values()]
         sizes = sorted({view.shape for view in views})
         size_of = [sizes.index(view.shape) for view in first_views]
@@ -114,9 +116,9 @@ class Order:
     def draw(self, position: int) -> SampledView:
         """What stands at a position of the stream."""
         epoch, offset = divmod(position, self.images_per_epoch)
-        plain, empty = self._choices[self._epoch(epoch)[offset]]
+        image = self._epoch(epoch)[offset]
         dropout_word, choice_word = words(self.seed, _DRAW, position, 2)
-        choices = empty if int(dropout_word) < self.caption_dropout * 2**64 else plain
+        choices = (self._empty if int(dropout_word) < self.caption_dropout * 2**64 else self._plain)[image]
         return SampledView(position, choices[int(choice_word) % len(choices)])
 
     def _arranged(self, epoch: int) -> list[int]:
@@ -137,6 +139,17 @@ class Order:
         while len(loose) < head and runs:
             loose += runs.pop()
         return [*loose[:head], *(index for run in runs for index in run), *loose[head:]]
+
+
+class _Lists:
+    """Lists of numbers, in 8 bytes for each list and 4 for each number: a list of one takes 100."""
+
+    def __init__(self, lists: Sequence[Sequence[int]]) -> None:
+        self._ends = np.cumsum([0, *map(len, lists)])
+        self._numbers = np.fromiter(chain.from_iterable(lists), np.int32, self._ends[-1])
+
+    def __getitem__(self, index: int) -> list[int]:
+        return self._numbers[self._ends[index] : self._ends[index + 1]].tolist()
 
 
 def whole_ratio(weights: Sequence[float]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from limner.data.folder import Example
 from limner.data.images import decode
-from limner.data.views import Scale, centre, largest, sizes_of
+from limner.data.views import Scale, centre, largest, size_finder
 from limner.errors import BadRecipe
 
 Box = tuple[int, int, int, int]
@@ -100,7 +100,8 @@ def crops(examples: Iterable[Example], scales: Sequence[Scale]) -> dict[tuple[Ex
     Raises:
         BadImage: A file cannot be read any more.
     """
-    pairs = [(example, size) for example in examples for size in sizes_of(example, scales)]
+    sizes_of_example = size_finder(scales)
+    pairs = [(example, size) for example in examples for size in sizes_of_example(example)]
     selection = [(example, size) for example, size in pairs if slack(example, size) >= SLACK]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         cuts = pool.map(lambda pair: choose_crop(*pair), selection)

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from limner.data.captions import SIDECARS
 from limner.data.control import ControlImage
 from limner.data.folder import Example, Folder
 from limner.data.images import small_remedy
@@ -53,6 +54,8 @@ def what_was_read(folder: Folder, *, trigger: str = "", default_caption: str = "
 
 def not_filling(examples: Sequence[Example], scales: Sequence[Scale]) -> list[str]:
     """A line on images that are not seen at the largest of several resolutions, as they are smaller."""
+    if len(scales) == 1:
+        return []
 
     def is_smaller(example: Example) -> bool:
         left, top, right, bottom = example.extent
@@ -69,11 +72,12 @@ def not_filling(examples: Sequence[Example], scales: Sequence[Scale]) -> list[st
 
 def shared_captions(folder: Folder) -> dict[str, list[Example]]:
     """Text file -> the images, two at least, that have their captions from it: ``a.jpg`` and ``a.png``."""
+    counts = Counter(example.caption_file for example in folder.examples)
     sharing: dict[str, list[Example]] = defaultdict(list)
     for example in folder.examples:
-        if PurePosixPath(example.caption_file).suffix.lower() in (".txt", ".caption"):
+        if counts[example.caption_file] > 1 and _ending(example.caption_file) in SIDECARS:
             sharing[example.caption_file].append(example)
-    return {file: examples for file, examples in sharing.items() if len(examples) > 1}
+    return sharing
 
 
 def _masks(folder: Folder) -> list[str]:
@@ -112,12 +116,14 @@ def _kind(example: Example) -> str:
     file = example.caption_file
     if file.endswith("/"):
         return "by the folder's name"
-    path = PurePosixPath(file)
-    return (
-        f"in {path.suffix.lower() if path.suffix.lower() in ('.txt', '.caption') else path.name}"
-        if file
-        else ""
-    )
+    if not file:
+        return ""
+    return f"in {ending if (ending := _ending(file)) in SIDECARS else PurePosixPath(file).name}"
+
+
+def _ending(file: str) -> str:
+    """Of the name of a caption file, in lower case, with its dot."""
+    return f".{file.rpartition('.')[2].lower()}"
 
 
 def _layout(folder: Folder) -> str:

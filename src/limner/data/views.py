@@ -1,9 +1,10 @@
 """Views: an example with every finite choice made, its bucket first. A cache holds a list of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import zip_longest
 
 import numpy as np
 from PIL import Image
@@ -87,6 +88,7 @@ def closest(width: int, height: int, sizes: tuple[tuple[int, int], ...]) -> tupl
     return max(sizes, key=lambda size: (kept(size), size[0] * size[1], size))
 
 
+@lru_cache(maxsize=2**14)
 def largest(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) of the largest crop of an image that has the shape of ``size``, to a pixel."""
     crop_width = min(width, max(1, (2 * height * size[0] + size[1]) // (2 * size[1])))
@@ -94,6 +96,7 @@ def largest(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
     return crop_width, crop_height
 
 
+@lru_cache(maxsize=2**14)
 def central(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The largest central (left, top, right, bottom) of an image of the shape of ``size``, to a pixel."""
     crop_width, crop_height = largest(width, height, size)
@@ -152,12 +155,32 @@ class View:
 
 def sizes_of(example: Example, scales: Sequence[Scale]) -> dict[tuple[int, int], int]:
     """Bucket, (width, height), of an example -> its draws there in an epoch; the largest first."""
-    left, top, right, bottom = example.extent
-    draws: dict[tuple[int, int], int] = {}
-    sizes = sizes_at(right - left, bottom - top, scales)
-    for size, scale in zip(reversed(sizes), reversed(scales), strict=True):
-        draws[size] = draws.get(size, 0) + scale.draws
-    return draws
+    return size_finder(scales)(example)
+
+
+def size_finder(scales: Sequence[Scale]) -> Callable[[Example], dict[tuple[int, int], int]]:
+    """:func:`sizes_of` for many examples: most have one of few sizes, and share what is found of it."""
+
+    @cache
+    def of(width: int, height: int) -> dict[tuple[int, int], int]:
+        draws: dict[tuple[int, int], int] = {}
+        sizes = sizes_at(width, height, scales)
+        for size, scale in zip(reversed(sizes), reversed(scales), strict=True):
+            draws[size] = draws.get(size, 0) + scale.draws
+        return draws
+
+    def of_example(example: Example) -> dict[tuple[int, int], int]:
+        left, top, right, bottom = example.extent
+        return of(right - left, bottom - top)
+
+    return of_example
+
+
+def smallest_sizes(views: Sequence["View"]) -> dict[Example, tuple[int, int]]:
+    """Each image of some views -> the smallest bucket that it is seen in: that of the last of its views."""
+    pairs = zip_longest(views, views[1:])
+    lasts = (view for view, after in pairs if after is None or after.example is not view.example)
+    return {view.example: view.size for view in lasts}
 
 
 def size_of(example: Example, scales: Sequence[Scale]) -> tuple[int, int]:
@@ -205,6 +228,8 @@ def centre(example: Example, size: tuple[int, int]) -> tuple[int, int, int, int]
     """The central crop of an example for a bucket."""
     left, top, right, bottom = example.extent
     crop = central(right - left, bottom - top, size)
+    if not (left or top):
+        return crop  # one object for all images of a size
     return left + crop[0], top + crop[1], left + crop[2], top + crop[3]
 
 
@@ -232,12 +257,14 @@ def views(
         BadData: A crop leaves nothing of a mask but black.
     """
     result: list[View] = []
+    sizes_of_example = size_finder(scales)
     for example in examples:
         captions = dict.fromkeys((*example.captions, "") if dropout else example.captions)
         flips = (False, True) if flip else (False,)
         controls = tuple(fit.fitted(item.width, item.height) for item in example.controls) if fit else ()
-        for size, draws in sizes_of(example, scales).items():
-            crop = (crops or {}).get((example, size)) or centre(example, size)
+        for size, draws in sizes_of_example(example).items():
+            best = crops.get((example, size)) if crops else None
+            crop = best or centre(example, size)
             _require_sight(example, size, crop)
             result += [
                 View(example, size, crop, turn, caption, controls, draws)

@@ -73,26 +73,35 @@ def cache_key(unit: Unit, weights: Mapping[str, str], inputs: Mapping[str, str])
         weights: Model name -> fingerprint of its weights and precision.
         inputs: Value name -> cache key of the value.
     """
-    return key_maker(unit, weights)(inputs)
+    return key_maker(unit, weights)(*[inputs[name] for name in inputs_of(unit)])
 
 
-def key_maker(unit: Unit, weights: Mapping[str, str]) -> Callable[[Mapping[str, str]], str]:
+def inputs_of(unit: Unit) -> list[str]:
+    """The values whose keys are part of the key of a unit's outputs, in the order of :func:`key_maker`."""
+    return sorted(set(unit.reads))
+
+
+def key_maker(unit: Unit, weights: Mapping[str, str]) -> Callable[..., str]:
     """:func:`cache_key` for many inputs: what they share is written and hashed once.
 
     What is hashed is one JSON object with sorted keys; its ``inputs`` stand in the middle.
+
+    Returns:
+        Keys of the values of :func:`inputs_of`, one after the other -> key of the outputs.
     """
     before = {"constants": dict(sorted(unit.constants.items())), "format": FORMAT}
     weight_marks = {name: weights[name] for name in unit.uses}
     after = {"unit": unit.name, "version": unit.version, "weights": weight_marks}
-    names = sorted(set(unit.reads))
-    labels = [f"{json.dumps(name)}: " for name in names]
+    labels = [f"{json.dumps(name)}: " for name in inputs_of(unit)]
     start = hashlib.sha256(f'{json.dumps(before, sort_keys=True)[:-1]}, "inputs": {{'.encode())
     end = f"}}, {json.dumps(after, sort_keys=True)[1:]}"
 
-    def key_of(inputs: Mapping[str, str]) -> str:
-        quotes = map(encode_basestring_ascii, map(inputs.__getitem__, names))
+    @lru_cache(maxsize=4096)  # neighbours share their image, or their caption
+    def key_of(*values: str) -> str:
         state = start.copy()
-        state.update((", ".join(map(str.__add__, labels, quotes)) + end).encode())
+        state.update(
+            (", ".join(map(str.__add__, labels, map(encode_basestring_ascii, values))) + end).encode()
+        )
         return state.hexdigest()
 
     return key_of

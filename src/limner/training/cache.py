@@ -27,6 +27,7 @@ from limner.data.views import View
 from limner.events import CacheFilled
 from limner.files import human, remove_dead_drafts, require_space, write_json, write_text
 from limner.graph.cache import Cache, register, remember
+from limner.imports import uncollected
 from limner.models.facts import is_tokenizer
 from limner.models.family import pad_collate
 from limner.nn import distributed
@@ -320,6 +321,7 @@ def _set_of(prompt: str, entries: Sequence[DataSet]) -> int | None:
     return max(numbers, key=lambda number: len(entries[number].trigger), default=None)
 
 
+@uncollected()
 def data_sheet(
     folder: Folder, rejected: Sequence[Rejected], training_views: Sequence[View], held_out: Sequence[View]
 ) -> dict[str, object]:
@@ -327,8 +329,10 @@ def data_sheet(
     sizes: dict[str, list[tuple[int, int]]] = {}
     for view in (*held_out, *training_views):
         image_sizes = sizes.setdefault(view.example.sha256, [])
-        image_sizes += [] if view.size in image_sizes else [view.size]
-    only_held = {v.example.sha256 for v in held_out} - {v.example.sha256 for v in training_views}
+        if view.size not in image_sizes:
+            image_sizes.append(view.size)
+    only_held = {view.example.sha256 for view in held_out}
+    only_held -= {view.example.sha256 for view in training_views}
     return {
         "images": [
             {

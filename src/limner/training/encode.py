@@ -1,12 +1,14 @@
 """Computing what is frozen, once: rows of inputs in, cache keys of stored values out."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from limner.assembly.resolve import Resolved
 from limner.errors import BadBase, BadData
 from limner.graph.cache import Cache, Held
 from limner.graph.unit import Unit
+from limner.imports import uncollected
 from limner.models.facts import is_tokenizer
 from limner.models.loading import skeleton
 from limner.nn import distributed
@@ -21,7 +24,7 @@ from limner.nn.memory import engine
 from limner.reporter import Reporter
 from limner.training.encoders import BackgroundPool, moved, opened
 from limner.training.oom_fallback import outcome
-from limner.training.rows import Keys, Row, in_tiles
+from limner.training.rows import Keys, Link, Row, in_tiles
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Work:
     """Addresses that go to the cache rather than to the scratch of this run."""
     entries: Held
     """What was found of them."""
-    outputs: "list[Outputs]"
+    outputs: "Sequence[Outputs]"
     """For each row: what a run reads of it."""
 
     @property
@@ -55,6 +58,7 @@ class Work:
         ]
 
 
+@uncollected()
 def survey(
     resolved: Resolved,
     cache: Cache,
@@ -73,7 +77,8 @@ def survey(
         share: Whether an entry is to be made here; left out, all that are missing are. All are looked for.
     """
     table = Keys(resolved, rows)
-    keys_of_unit, outputs = _stored(table)
+    outputs = OutputTable(table.stored())
+    keys_of_unit = {unit.name: outputs.keys_of_unit.get(unit.name, {}) for unit in table.units}
     keys = frozenset(key for numbers in keys_of_unit.values() for key in numbers)
     entries = cache.hold(keys)
     missing = {
@@ -118,17 +123,46 @@ class Outputs(dict[str, str]):
         return frozenset(self)
 
 
-def _stored(table: Keys) -> tuple[dict[str, dict[str, int]], list[Outputs]]:
-    """Unit -> cache key of what is stored of it -> the first row that has it; and what each row has."""
-    outputs: list[Outputs] = []
-    keys_of_unit: dict[str, dict[str, int]] = {unit.name: {} for unit in table.units}
-    for number, row in enumerate(table.rows):
-        keys = table.of(row)
-        outputs.append(Outputs((name, keys[name]) for name in row.outputs if name in keys))
-        for unit, _ in table.chain(row):
-            if not row.outputs.isdisjoint(unit.writes):
-                keys_of_unit[unit.name].setdefault(keys[unit.writes[0]], number)
-    return keys_of_unit, outputs
+class OutputTable(Sequence[Outputs]):
+    """For each row what a run reads of it, in a few bytes: a table of 100,000 dictionaries takes 50 MB."""
+
+    def __init__(self, rows: Iterable[Sequence[tuple[Link, str]]]) -> None:
+        """Read all of them, and number their keys.
+
+        Args:
+            rows: Of each row, the units whose values are stored, and the cache keys of these.
+        """
+        self.keys_of_unit: dict[str, dict[str, int]] = {}
+        """Unit -> cache key of what is stored of it -> the first row that has it."""
+        numbers: dict[str, int] = {}
+        kinds: dict[tuple[str, ...], int] = {}
+        positions, kind_of_row = array("i"), array("i")
+        for row, entries in enumerate(rows):
+            names: list[str] = []
+            for link, key in entries:
+                self.keys_of_unit.setdefault(link.unit.name, {}).setdefault(key, row)
+                number = numbers.setdefault(key, len(numbers))
+                names += link.outputs
+                positions.extend([number] * len(link.outputs))
+            kind_of_row.append(kinds.setdefault(tuple(names), len(kinds)))
+        self._names, self._keys = [*kinds], [*numbers]
+        self._kinds, self._positions = kind_of_row, positions
+        counts = np.array([len(names) for names in kinds])
+        self._starts = np.concatenate([[0], counts[kind_of_row].cumsum()]) if kinds else np.zeros(1)
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    @overload
+    def __getitem__(self, number: int) -> Outputs: ...
+    @overload
+    def __getitem__(self, number: slice) -> "list[Outputs]": ...
+    def __getitem__(self, number: int | slice) -> "Outputs | list[Outputs]":
+        if isinstance(number, slice):
+            return [self[index] for index in range(*number.indices(len(self)))]
+        row = range(len(self))[number]
+        keys = (self._keys[key] for key in self._positions[self._starts[row] : self._starts[row + 1]])
+        return Outputs(zip(self._names[self._kinds[row]], keys, strict=True))
 
 
 def _before(table: Keys, unit: Unit, numbers: Mapping[str, int], cache: Cache) -> dict[str, dict[str, int]]:

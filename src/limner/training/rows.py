@@ -5,8 +5,8 @@ A row, and its keys, are made when they are asked for: of 100,000 images nothing
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, overload
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from limner.assembly.resolve import Resolved
 from limner.data.control import ControlImage
 from limner.data.views import View, mask_pixels, pixels
-from limner.graph.cache import key_maker, text_cache_key
+from limner.graph.cache import inputs_of, key_maker, text_cache_key
 from limner.graph.unit import Unit
 from limner.nn.memory import engine
 from limner.training.samples import ControlInput, control_inputs
@@ -70,6 +70,20 @@ class Rows(Sequence[Row]):
         yield from map(self._row, self._views)
         yield from self._extra_rows
 
+    def kinds(self, resolved: Resolved) -> "Iterator[tuple[Kind, list[str]]]":
+        """For each row: what kind it is of in a run, and the cache keys of its inputs."""
+        kinds: dict[tuple[str, object], Kind] = {}
+        for view in self._views:
+            kind = kinds.get(key := (resolved.spec.word_in(view.caption), view.shape))
+            if view.example.controls or kind is None:
+                row = self._row(view)
+                kind = kinds[key] = _kind_of(resolved, row)
+                yield kind, [*row.inputs.values()]
+            else:
+                yield kind, [_input_cache_key(view, {}, name) for name in kind.names]
+        for row in self._extra_rows:
+            yield _kind_of(resolved, row), [*row.inputs.values()]
+
     def _row(self, view: View) -> Row:
         control_images = control_inputs(self._resolved, view.example.controls, flip=view.flip)
         if view.shape not in self._sizes:
@@ -92,7 +106,7 @@ class Keys(Sequence[Mapping[str, str]]):
     def __init__(self, resolved: Resolved, rows: Sequence[Row]) -> None:
         self.rows, self._resolved = rows, resolved
         self.units = resolved.spec.still_cut.frozen
-        self._chains: dict[tuple[Any, ...], list[Link]] = {}
+        self._chains: dict[Kind, list[Link]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,33 +123,72 @@ class Keys(Sequence[Mapping[str, str]]):
     def of(self, row: Row) -> dict[str, str]:
         """Every frozen value that a row may need -> cache key."""
         keys = dict(row.inputs)
-        for unit, key_of in self.chain(row):
-            key = key_of(keys)
-            for name in unit.writes:
+        for link in self._links(_kind_of(self._resolved, row)):
+            key = link.key_of(*[keys[name] for name in inputs_of(link.unit)])
+            for name in link.unit.writes:
                 keys[name] = key
         return keys
 
-    def chain(self, row: Row) -> "list[Link]":
-        """The units that run for a row, in their order, and what makes their keys."""
-        kind = self._resolved.spec.word_in(row.caption), in_tiles(self._resolved, row), *row.inputs
-        if kind not in self._chains:
-            self._chains[kind] = self._links(*kind)
-        return self._chains[kind]
+    def stored(self) -> "Iterator[list[tuple[Link, str]]]":
+        """For each row: units of which something is stored, and its cache key. No row is made for it."""
+        rows = self.rows
+        inputs = (
+            rows.kinds(self._resolved)
+            if isinstance(rows, Rows)
+            else ((_kind_of(self._resolved, row), [*row.inputs.values()]) for row in rows)
+        )
+        for kind, keys in inputs:
+            links = self._links(kind)
+            for link in links:
+                keys.append(link.key_of(*[keys[position] for position in link.positions]))
+            count = len(keys) - len(links)
+            yield [(link, key) for link, key in zip(links, keys[count:], strict=True) if link.outputs]
 
-    def _links(self, word: str, is_tiled: bool, *inputs: str) -> "list[Link]":  # noqa: FBT001  of a chain's kind
+    def _links(self, kind: "Kind") -> "list[Link]":
+        """The units that run for rows of a kind, in their order, and what makes their keys."""
+        if kind in self._chains:
+            return self._chains[kind]
         used = {name for unit in self.units for name in unit.uses}
-        prints = {name: self._resolved.spec.fingerprint(name, word) for name in used}
-        if is_tiled and "vae" in prints:  # seams and norms make other numbers of an image
+        prints = {name: self._resolved.spec.fingerprint(name, kind.word) for name in used}
+        if kind.is_tiled and "vae" in prints:  # seams and norms make other numbers of an image
             prints["vae"] += f" tiles of {engine.TILE_SIDE}"
-        names, links = set(inputs), []
+        positions = {name: number for number, name in enumerate(kind.names)}
+        links: list[Link] = []
         for unit in self.units:
-            if names.issuperset(unit.reads):
-                links.append((unit, key_maker(unit, prints)))
-                names.update(unit.writes)
+            if positions.keys() >= set(unit.reads):
+                reads = tuple(positions[name] for name in inputs_of(unit))
+                outputs = tuple(name for name in unit.writes if name in kind.outputs)
+                positions |= dict.fromkeys(unit.writes, len(kind.names) + len(links))
+                links.append(Link(unit, key_maker(unit, prints), reads, outputs))
+        self._chains[kind] = links
         return links
 
 
-Link = tuple[Unit, Callable[[Mapping[str, str]], str]]
+class Kind(NamedTuple):
+    """What decides which units run for a row, and what is kept of them."""
+
+    word: str
+    """The new word, where it stands in the caption."""
+    is_tiled: bool
+    outputs: frozenset[str]
+    names: tuple[str, ...]
+    """Of its inputs, in their order."""
+
+
+class Link(NamedTuple):
+    """A unit that runs for rows of a kind."""
+
+    unit: Unit
+    key_of: Callable[..., str]
+    positions: tuple[int, ...]
+    """Where the keys that it is made of stand: among those of the inputs, then of the units before."""
+    outputs: tuple[str, ...]
+    """Those of the values that it computes that are kept."""
+
+
+def _kind_of(resolved: Resolved, row: Row) -> Kind:
+    word = resolved.spec.word_in(row.caption)
+    return Kind(word, in_tiles(resolved, row), row.outputs, tuple(row.inputs))
 
 
 def in_tiles(resolved: Resolved, row: Row) -> bool:
@@ -153,9 +206,9 @@ def _input_cache_key(view: View, control_images: Mapping[str, ControlInput], nam
         return control_images[name].cache_key
     if name in ("image", "mask"):
         return _view_cache_key(view) if name == "image" else _mask_cache_key(view)
-    return text_cache_key(
-        str({"frame": view.frame, "caption": view.caption, "seed": view.example.seed}[name])
-    )
+    if name == "caption":
+        return text_cache_key(view.caption)
+    return text_cache_key(str(view.frame if name == "frame" else view.example.seed))
 
 
 def _value(view: View, control_images: Mapping[str, ControlInput], name: str) -> Any:
@@ -210,7 +263,13 @@ def image_tensor(view: View) -> Tensor:
 
 
 def _view_cache_key(view: View) -> str:
-    return text_cache_key(f"{PIXELS} {view.example.sha256} {view.size} {view.crop} {view.flip}")
+    return _image_cache_key(view.example.sha256, view.size, view.crop, view.flip)
+
+
+@lru_cache(maxsize=256)  # neighbours show one image with several captions
+def _image_cache_key(sha256: str, *cut: object) -> str:
+    size, crop, flip = cut
+    return text_cache_key(f"{PIXELS} {sha256} {size} {crop} {flip}")
 
 
 def _mask_cache_key(view: View) -> str:
