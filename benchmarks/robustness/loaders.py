@@ -33,7 +33,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from benchmarks.robustness import programs, programs_webui
+from benchmarks.robustness import programs, programs_recent, programs_webui
 from benchmarks.robustness.programs import TEXT_CASES, Case, Weights, importable
 from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file
@@ -49,7 +49,10 @@ from limner.models.registry import family_keys
 
 PLACE = Path(__file__).resolve().parents[1] / "programs"
 """Where the checkouts lie unless another folder is named; git ignores it."""
-CASES = programs.CASES | programs_webui.CASES
+CASES = {
+    program: {**cases, **programs_recent.CASES.get(program, {})}
+    for program, cases in (programs.CASES | programs_webui.CASES).items()
+}
 COMMITS = programs.COMMITS | programs_webui.COMMITS
 FOLDERS = programs.FOLDERS | programs_webui.FOLDERS
 FIRST = programs.FIRST | programs_webui.FIRST
@@ -111,6 +114,12 @@ def _ideogram4(weights: Weights) -> Weights:
     return result
 
 
+def _anima(weights: Weights) -> Weights:
+    """Without the conditioner of the text, which has layers of the same names."""
+    bare = {name: value for name, value in weights.items() if not name.startswith("llm_adapter.")}
+    return single_file_utils.convert_cosmos_transformer_checkpoint_to_diffusers(bare)
+
+
 CONVERTERS: dict[str, Callable[[Weights], Weights]] = {
     "flux": _of_any_width(single_file_utils.convert_flux_transformer_checkpoint_to_diffusers),
     "chroma": _of_any_width(single_file_utils.convert_chroma_transformer_checkpoint_to_diffusers),
@@ -122,6 +131,8 @@ CONVERTERS: dict[str, Callable[[Weights], Weights]] = {
     "sd15": _unet,
     "qwen-image": dict,
     "ideogram4": _ideogram4,
+    "anima": _anima,
+    "hidream": dict,
 }
 """Family -> from the authors' names of weights to diffusers'."""
 
