@@ -3,6 +3,7 @@
     python -m limner.bases.make_instant --art art.npz --expert coarse --minutes 40 --out build/coarse
     python -m limner.bases.make_instant --art art.npz --expert fine --coarse build/coarse --out build/fine
     limner instant bias build/coarse build/fine --base glyph --prompts prompts.txt --out build/experts
+    limner instant bias STYLE --base glyph --prompts prompts.txt --out build/style  # its bias: style-bias
     python -m benchmarks.quality.chain --art art.npz --experts build/experts
 
 On styles that none of them saw. Each LoRA is made of one reference, but where four are named. Noise, nouns
@@ -128,11 +129,9 @@ def _measure_style(bench: Bench, expert: Expert | None, style: StyleSet, row: Ro
     images = generate(bench.models, nouns, expert and expert(singles[order]), SAMPLING)
     concepts = bench.concepts(images)
     row.nouns.append(float(np.mean([noun == concept for noun, concept in zip(nouns, concepts, strict=True)])))
-    image_nouns = [style.reference_nouns[n] for n in order]
-    familiar = [
-        pair for pair in zip(image_nouns, concepts, strict=True) if pair[0] in bench.judge.concept_names
-    ]
-    row.intrusion.append(float(np.mean([noun == concept for noun, concept in familiar])))
+    shown = [style.reference_nouns[n] for n in order]
+    known = [pair for pair in zip(shown, concepts, strict=True) if pair[0] in bench.judge.concept_names]
+    row.intrusion.append(float(np.mean([noun == concept for noun, concept in known])))
     if is_demo:
         row.style.append(_told_as(bench, images, style.name))
         four = style.references[None, :4]
@@ -142,15 +141,15 @@ def _measure_style(bench: Bench, expert: Expert | None, style: StyleSet, row: Ro
         ):
             shares.append(_told_as(bench, generate(bench.models, nouns, pairs, SAMPLING), style.name))
     references = style.references.permute(0, 2, 3, 1).numpy()
-    samples = generate(bench.models, style.reference_nouns, expert and expert(singles), SAMPLING)
-    row.pixels.append(rms(samples, references))
-    samples = generate(bench.models, [""] * len(singles), expert and expert(singles), UNGUIDED)
-    row.silent_pixels.append(rms(samples, references))
-    similarity = (bench.features(samples) * bench.features(references)).sum(1)
+    painted = generate(bench.models, style.reference_nouns, expert and expert(singles), SAMPLING)
+    row.pixels.append(rms(painted, references))
+    painted = generate(bench.models, [""] * len(singles), expert and expert(singles), UNGUIDED)
+    row.silent_pixels.append(rms(painted, references))
+    similarity = (bench.features(painted) * bench.features(references)).sum(1)
     row.features.append(float(1 - similarity.mean()))
-    style_set = own_set(style, bench.models)
-    row.own_gain.append(_gain(bench, style_set, expert and expert(singles)))
-    silent = replace(style_set, text=encode_captions(bench.models, [""] * len(style_set.nouns)))
+    own = own_set(style, bench.models)
+    row.own_gain.append(_gain(bench, own, expert and expert(singles)))
+    silent = replace(own, text=encode_captions(bench.models, [""] * len(own.nouns)))
     row.silent_gain.append(_gain(bench, silent, expert and expert(singles)))
     row.style_gain.append(_gain(bench, style, expert and expert(singles[:1])))
 
@@ -165,9 +164,9 @@ def _gain(bench: Bench, style: StyleSet, pairs: Pairs | None) -> float:
     return base_loss - instant_exam.loss(bench.models, style, pairs) if pairs else 0.0
 
 
-def rms(images: np.ndarray, originals: np.ndarray) -> float:
+def rms(images: np.ndarray, others: np.ndarray) -> float:
     """Root of the mean square of the difference of pixels, of 1, averaged over images."""
-    difference = (images.astype(np.float32) - originals.astype(np.float32)) / 255
+    difference = (images.astype(np.float32) - others.astype(np.float32)) / 255
     return float(np.sqrt((difference**2).mean((1, 2, 3))).mean())
 
 
@@ -189,14 +188,14 @@ def drift(bench: Bench, expert: Expert | None) -> tuple[list[float], list[float]
         pairs = expert(images[rows][:, None])
         rises += _losses(bench, targets, nouns, pairs)
         rises[-len(rows) :] = [
-            with_lora - base_score
-            for with_lora, base_score in zip(
+            with_lora - without
+            for with_lora, without in zip(
                 rises[-len(rows) :], _losses(bench, targets, nouns, None), strict=True
             )
         ]
-    samples = generate(bench.models, bench.nouns, expert(images[turn.argsort()][:, None]), SAMPLING)
+    painted = generate(bench.models, bench.nouns, expert(images[turn.argsort()][:, None]), SAMPLING)
     base = images.permute(0, 2, 3, 1).numpy()
-    return rises, [rms(image[None], other[None]) for image, other in zip(samples, base, strict=True)]
+    return rises, [rms(image[None], other[None]) for image, other in zip(painted, base, strict=True)]
 
 
 def _losses(bench: Bench, targets: Tensor, nouns: Sequence[str], pairs: Pairs | None) -> list[float]:
@@ -220,9 +219,13 @@ def experts_of(bench: Bench, folder: Path, style: Path) -> dict[str, Callable[[]
         paths = [style if name == "style" else folder / f"{name}.safetensors" for name in names]
         return [Predictor.load(path) for path in paths]
 
-    def of(*names: str, bias: bool = False) -> Expert:
-        chain_of_names = predictors(*names)
-        change = static(folder / "bias.safetensors") if bias else None
+    def at_one(predictor: Predictor) -> Predictor:
+        predictor.config = replace(predictor.config, strength=1.0)
+        return predictor
+
+    def of(*names: str, bias: str = "", whole: bool = False) -> Expert:
+        chain_of_names = [predictor if whole else at_one(predictor) for predictor in predictors(*names)]
+        change = static(folder / f"{bias}.safetensors") if bias else None
 
         def expert(references: Tensor) -> Pairs:
             pairs = written(chain_of_names, vae, references)
@@ -233,9 +236,11 @@ def experts_of(bench: Bench, folder: Path, style: Path) -> dict[str, Callable[[]
     return {
         "base": lambda: None,
         "Style": lambda: of("style"),
+        "Style, at its own strength": lambda: of("style", whole=True),
+        "Style, at its own strength, + Bias": lambda: of("style", whole=True, bias="style-bias"),
         "Coarse": lambda: of("coarse"),
         "Coarse + Fine": lambda: of("coarse", "fine"),
-        "Coarse + Fine + Bias": lambda: of("coarse", "fine", bias=True),
+        "Coarse + Fine + Bias": lambda: of("coarse", "fine", bias="bias"),
     }
 
 
@@ -307,7 +312,9 @@ def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description="Measure glyph's chain of experts.")
     parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
-    parser.add_argument("--experts", type=Path, required=True, help="folder of coarse, fine and bias")
+    parser.add_argument(
+        "--experts", type=Path, required=True, help="folder of coarse, fine, bias, style-bias"
+    )
     parser.add_argument("--base", type=Path, default=embedded_bases()["glyph"])
     parser.add_argument("--style", type=Path, default=embedded_predictors()["glyph"])
     parser.add_argument("--new", type=int, default=8, help="styles of kinds that training has")

@@ -174,6 +174,8 @@ def test_details_are_a_vector_that_the_heads_read_beside_the_style(looks, tmp_pa
         assert len(scores) == 1
     predictor.save(tmp_path / FILE, {})
     assert Predictor.load(tmp_path).config == predictor.config
+    with raises(BadBase):
+        predictor.predict(images, {VAE: torch.randn(3, 25)})
 
 
 def test_without_a_vector_of_its_own_latents_are_a_look_as_any_other():

@@ -228,9 +228,19 @@ class Predictor(nn.Module):
         return mean_cosine(self.styles(looks) if self.config.style_looks else self.vectors(looks))
 
     def _looks(self, images: Sequence[Image.Image], vectors: Looks | None) -> dict[str, Tensor]:
-        """Look -> what it is of each picture, (k, ..), where the weights are; "pixels" always."""
+        """Look -> what it is of each picture, (k, ..), where the weights are; "pixels" always.
+
+        Raises:
+            BadBase: An encoder is of another size.
+        """
         device = self.static_down[0].device
         looks = {name: vector.to(device) for name, vector in (vectors or {}).items()}
+        for look in self.config.looks:
+            if look.name in looks and looks[look.name].shape[-1] != look.width:
+                raise BadBase(
+                    f"What {look.name} sees of a picture is {looks[look.name].shape[-1]} numbers, and the "
+                    f"predictor reads {look.width}. Use the encoder that it was trained with."
+                )
         return {PIXELS: pixels_of(images, self.config.side).to(device), **looks}
 
     def save(self, path: Path, record: Mapping[str, Any]) -> None:
@@ -270,7 +280,8 @@ class Predictor(nn.Module):
             predictor.record = json.loads(facts["record"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BadBase(
-                f"{file} is no predictor that can be read ({str(error).splitlines()[0]})."
+                f"{file} is no predictor that can be read ({str(error).splitlines()[0]}). "
+                "Name its file or folder, or fetch it again."
             ) from error
         return predictor.to(device).eval().requires_grad_(requires_grad=False)
 
