@@ -43,6 +43,6 @@ def test_every_picture_of_the_demo_has_a_caption_without_a_flaw_in_the_end(runs,
 def test_the_runs_show_what_is_asked_again_and_that_yours_stays(runs):
     asked = [len(said) for done in runs.values() for said in done.reader.answers.values()]
     assert sorted(set(asked)) == [1, 2]
-    assert runs["mascot"].reader.blamed == ["caption 6: it says 'wall' where 'background' was agreed on"]
+    assert runs["mascot"].reader.complaints == ["caption 6: it says 'wall' where 'background' was agreed on"]
     (yours,) = runs["mascot"].reader.script["yours"].items()
     assert runs["mascot"].texts[yours[0]] == yours[1]

@@ -36,10 +36,10 @@ PUBLISHED_ENCODERS = ("siglip2", "dinov3")
 """What the published predictors read, in this order."""
 GROUP = 8
 """Pictures that are read together; more make several LoRAs, which are joined."""
-LITTLE_IN_COMMON = 0.4
+LITTLE_IN_COMMON = 0.3
 """Mean cosine of the pictures' style vectors below which they are told to differ.
 
-To ``glyph-instant``, each of the demo's sets is above 0.45, and two pictures of each of the four 0.27.
+To ``glyph-instant``, each of the demo's sets is above 0.39, and two pictures of each of the four 0.17.
 """
 
 

@@ -78,6 +78,8 @@ def test_without_a_base_all_of_them_are_shown_on_this_card(limner, photos):
     assert done.out.startswith("Bases on a 12 GB RTX 4070, ")
     assert all(f"\n{base} " in done.out for base in registered_bases())
     assert "limner train FOLDER --base chroma1-hd" in done.out
+    # the base is open; its text encoder lies elsewhere and is not
+    assert "  hidream-i1-full: https://huggingface.co/meta-llama/Meta-Llama-3.1-8B-Instruct\n" in done.out
     assert not done.err, "nothing has to be traced"
     done = limner("plan", photos, "--card", "RTX 4070", "--json")
     value = json.loads(done.out)

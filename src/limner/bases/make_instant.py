@@ -39,7 +39,7 @@ from limner.nn.layers import per_sample
 from limner.nn.loop import Average, Fit, fit
 from limner.nn.serialize import pack, unpack
 
-USE = {"lora_on": "both", "guidance": 3.0, "strength": 1.25}
+USE = {"lora_on": "both", "guidance": 3.0, "strength": 1.0}
 """Suits what it writes: of the settings that keep most nouns, the one with most of the style."""
 ENDINGS = (
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),

@@ -96,7 +96,7 @@ def _machine(result: PlanResult, gpus: Gpus, offer: Offer | None) -> MachinePlan
         reserved=result.choice.reserved,
         memory=ceil(result.choice.host.total * gpus.count / 2**30) + SYSTEM_RAM,
         disk=SYSTEM_DISK + ceil(1.2 * sum(disk.values()) / 1e9),
-        gated=bool(base and base.gated),
+        gated=bool(base and base.gate),
     )
 
 

@@ -70,6 +70,8 @@ class RegisteredBase:
     """Whether it is for trying Limner, and no base of pictures that people want."""
     gated: bool = False
     """Whether its licence must be accepted on the hub before it can be fetched."""
+    gated_part: str = ""
+    """Hub id of a part that lies elsewhere and whose licence must be accepted."""
     weight_bytes: int = 0
     """Of its weights on the hub, each at the precision of its file. Tokenizers and the headers of files add
     less than 0.2 %; those of SD 3.5 hold its position grid besides, 0.2 and 0.5 GB."""
@@ -94,6 +96,11 @@ class RegisteredBase:
     """Of such a base: "limner" (limner.json) or "scheduler" -> keys with values of its own."""
     civitai: str = ""
     """What Civitai's list of base models calls it; "" of a base that it does not list."""
+
+    @property
+    def gate(self) -> str:
+        """Hub id whose licence must be accepted before all of it can be fetched; "" of an open base."""
+        return self.hub_id if self.gated else self.gated_part
 
     def precision(self, part: str) -> Precision:
         """Precision of a part's files."""

@@ -60,7 +60,7 @@ def better_base(recipe: Recipe) -> str | None:
 
 def _row(row: BaseEstimate) -> tuple[str, ...]:
     fetch = human(row.missing_bytes) if row.missing_bytes else "here"
-    licence = row.base.licence + (" (accept first)" if row.base.gated else "")
+    licence = row.base.licence + (" (accept first)" if row.base.gate else "")
     licence += f"; {row.base.purpose}" if row.base.toy else ""
     if row.choice is None or row.total is None:
         fits = f"needs {row.card} GB" if row.card else "no"
@@ -89,10 +89,10 @@ def _refusals(result: Survey) -> Iterator[str]:
 
 
 def _gates(result: Survey) -> Iterator[str]:
-    gated = [row.base for row in result.estimates if row.base.gated and row.missing_bytes]
+    gated = [row.base for row in result.estimates if row.base.gate and row.missing_bytes]
     if gated:
         yield "Licences to accept first, once:"
-    yield from (f"  {base.name}: {hub_page(base.hub_id)}" for base in gated)
+    yield from (f"  {base.name}: {hub_page(base.gate)}" for base in gated)
 
 
 def _suggestion(result: Survey, target: Path | None) -> Iterator[str]:

@@ -70,7 +70,7 @@ class PlanResult:
     def gate(self) -> str:
         """Page where the licence is to be accepted before the base is fetched; "" where it need not be."""
         base = hub_bases().get(self.recipe.base)
-        return hub_page(base.hub_id) if base and base.gated and self.missing_bytes else ""
+        return hub_page(base.gate) if base and base.gate and self.missing_bytes else ""
 
     @property
     def cost(self) -> float | None:

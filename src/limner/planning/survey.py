@@ -66,7 +66,7 @@ class BaseEstimate:
             "weights": choice.plan.weights if choice else None,
             "fetch_bytes": self.missing_bytes,
             "licence": self.base.licence,
-            "gated": self.base.gated,
+            "gated": bool(self.base.gate),
             "needs_card_bytes": self.card * 2**30 if self.card else None,
             "purpose": self.base.purpose,
             "refusal": self.refusal,
@@ -94,7 +94,7 @@ class Survey:
             estimate
             for estimate in self.estimates
             if estimate.total and estimate.total.seconds <= EVENING
-            if not (estimate.base.toy or estimate.base.train_on or estimate.base.gated)
+            if not (estimate.base.toy or estimate.base.train_on or estimate.base.gate)
             if not any(word in estimate.base.licence.lower() for word in ("research", "non-commercial"))
         ]
         return max(
@@ -158,7 +158,7 @@ def survey_for_photographs(recipe: Recipe) -> Survey | None:
     if device_for(recipe.limits).kind != "cuda":
         return None
     names = [
-        base.name for base in registered_bases().values() if not (base.toy or base.train_on or base.gated)
+        base.name for base in registered_bases().values() if not (base.toy or base.train_on or base.gate)
     ]
     limits = {f"limits.{name}": getattr(recipe.limits, name) for name in ("vram", "ram", "device")}
     overrides = {"data.images": recipe.data.images, "concept_type": recipe.concept_type, **limits}

@@ -135,7 +135,7 @@ def _questions(file: RecipeFile, recipe: Recipe) -> None:
     _select(file, recipe, "base", "Base", options)
     if facts:
         size = f", {human(facts.weight_bytes)} of weights" if facts.weight_bytes else ""
-        gate = ", gated: accept its licence on the hub first" if facts.gated else ""
+        gate = ", gated: accept its licence on the hub first" if facts.gate else ""
         st.caption(plain(f"{facts.purpose}; licence {facts.licence}{size}{gate}"))
     _select(file, recipe, "concept_type", "What the images share", list(get_args(ConceptType)))
     _text(file, recipe, "data.trigger", "Trigger word")
