@@ -114,6 +114,12 @@ def test_damaged_and_foreign_files_are_told(tmp_path):
     save_file({"x": torch.zeros(1)}, path)
     with raises(BadBase):
         Predictor.load(path)
+    save_file({"x": torch.zeros(1)}, path, {"format": "limner-instant-9"})
+    with raises(BadBase):
+        Predictor.load(path)
+    save_file({"transformer.x_embedder.lora_A.weight": torch.zeros(1)}, path, {"format": "pt"})
+    with raises(BadBase):
+        Predictor.load(path)
 
 
 @pytest.mark.parametrize("change", ["config", "targets", "tensor", "record"])

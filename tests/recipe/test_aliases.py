@@ -200,7 +200,6 @@ ANSWERED = [
     ("enable_bucket", "sorted into aspect-ratio buckets"),
     ("resume_from_checkpoint", "the same command is typed again"),
     ("save_model_as", ".safetensors"),
-    ("num_class_images", "prior.images_per_prompt"),
     ("with_prior_preservation", "prior.prompts"),
     ("adam_beta2", "train.betas"),
     ("output_dir", "--out"),

@@ -54,6 +54,8 @@ from messages import raises
         {"data.masks": "sidecar", "train.objective": "distill"},
         {"data.tag_variants": 4},
         {"data.tag_shuffle": True, "train.objective": "distill"},
+        {"prior.count": 100},
+        {"prior.count": 100, "prior.prompts": ("a cat",), "prior.images_per_prompt": 2},
     ],
 )
 def test_keys_that_cannot_stand_together_are_refused_in_one_line(changes):

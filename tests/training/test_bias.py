@@ -31,9 +31,9 @@ def predictor(tmp_path) -> Path:
 
 def test_a_bias_learns_from_what_the_base_generates(tiny_base, predictor, tmp_path):
     """Of prompts, while the predictor's LoRAs are in the base; the folder then holds both."""
-    options = BiasOptions(base=str(tiny_base), prompts=("a cat", "a dog"), images=4, rank=1, steps=2)
+    options = BiasOptions(base=str(tiny_base), prompts=("a cat", "a dog"), images=3, rank=1, steps=2)
     recipe = bias_recipe([predictor], tmp_path / "out" / "run", options)
-    assert recipe.instant.encoders == () and recipe.prior.images_per_prompt == 2
+    assert recipe.instant.encoders == () and recipe.prior.counts == (2, 1)
     small = recipe.model_copy(update={"sample": recipe.sample.model_copy(update={"steps": 1})})
 
     def run(_, folder: Path) -> Path | None:
@@ -48,7 +48,7 @@ def test_a_bias_learns_from_what_the_base_generates(tiny_base, predictor, tmp_pa
     assert set(adapter) == {target.name for target in TARGETS}
     assert {factors.rank for factors in adapter.values()} == {1}
     assert any(factors.up.abs().max() > 0 for factors in adapter.values())
-    assert len(list((tmp_path / "out" / "run" / "prior").glob("*.png"))) == 4
+    assert len(list((tmp_path / "out" / "run" / "prior").glob("*.png"))) == 3
     assert (tmp_path / "out" / "coarse.safetensors").read_bytes() == (predictor / FILE).read_bytes()
 
 

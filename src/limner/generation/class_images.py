@@ -39,7 +39,8 @@ class GeneratedImages:
 
     folder: Path
     prompts: tuple[str, ...]
-    images_per_prompt: int
+    counts: tuple[int, ...]
+    """Pictures of each prompt."""
     params: SamplingParams
     purpose: str
     """What their seeds are drawn for."""
@@ -89,7 +90,7 @@ def prior(base: ResolvedBase, run: RunDir, reporter: Reporter) -> Path | None:
     if not prior.prompts:
         return prior.images
     params = SamplingParams(width=side, height=side, steps=sample.steps, guidance=sample.guidance)
-    images = GeneratedImages(run.prior_path, prior.prompts, prior.images_per_prompt, params, "prior")
+    images = GeneratedImages(run.prior_path, prior.prompts, prior.counts, params, "prior")
     return _generated(base, images, reporter)
 
 
@@ -105,7 +106,7 @@ def taught(recipe: Recipe, run: RunDir, reporter: Reporter) -> Recipe:
     """
     if recipe.train.method == "instant" and recipe.prior.prompts:
         folder = prior(resolve_base(recipe, reporter.line), run, reporter)
-        return change(recipe, {"data.images": str(folder), "prior.prompts": []})
+        return change(recipe, {"data.images": str(folder), "prior.prompts": [], "prior.count": None})
     slider, distill, objective = recipe.slider, recipe.distill, recipe.train.objective
     if objective == "slider":  # no image is learned, so none is to be held out
         recipe = change(recipe, {"data.validation_count": 0})
@@ -129,7 +130,7 @@ def taught(recipe: Recipe, run: RunDir, reporter: Reporter) -> Recipe:
         count = distill.images_per_prompt
     params = SamplingParams(width=side, height=side, steps=steps, guidance=guidance)
     purpose = "teacher" if objective == "distill" else "slider"
-    images = GeneratedImages(run.teacher_path, prompts, count, params, purpose)
+    images = GeneratedImages(run.teacher_path, prompts, (count,) * len(prompts), params, purpose)
     return change(recipe, {"data.images": str(_generated(base, images, reporter))})
 
 
@@ -138,7 +139,7 @@ def _generated(base: ResolvedBase, images: GeneratedImages, reporter: Reporter) 
     facts = {
         "base": base.source.fingerprint(base.spec.family.denoiser, ""),
         "prompts": list(images.prompts),
-        "each": images.images_per_prompt,
+        "each": [*images.counts] if len({*images.counts}) > 1 else images.counts[0],
         "seed": base.recipe.seed,
         "side": params.width,
         "steps": params.steps,
@@ -168,7 +169,11 @@ def _begin(folder: Path, facts: dict[str, Any]) -> None:
 
 def _generate(base: ResolvedBase, images: GeneratedImages, reporter: Reporter) -> None:
     recipe, family, folder = base.recipe, base.spec.family, images.folder
-    jobs = [(prompt, turn) for prompt in images.prompts for turn in range(images.images_per_prompt)]
+    jobs = [
+        (prompt, turn)
+        for prompt, count in zip(images.prompts, images.counts, strict=True)
+        for turn in range(count)
+    ]
     todo = [n for n in range(len(jobs)) if not (folder / f"{n:04d}.png").exists()]
     if not todo:
         return

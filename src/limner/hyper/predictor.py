@@ -7,7 +7,7 @@ in Doc-to-LoRA (arXiv:2602.15902), so that what all styles have in common need n
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ VAE = "vae"
 Looks = Mapping[str, Tensor]
 """Look -> k pictures of each of S styles: of "pixels" (S, k, 3, side, side) uint8, else (S, k, width)."""
 FORMAT = "limner-instant-1"
+LORA_MARKS = (".lora_", ".lokr_", ".hada_")
+"""In the names of a LoRA's tensors, whoever trained it."""
 FILE = "predictor.safetensors"
 """Name of the file inside a predictor's folder."""
 
@@ -270,9 +272,7 @@ class Predictor(nn.Module):
             with safe_open(file, "pt") as content:
                 facts = content.metadata() or {}
                 if facts.get("format") != FORMAT:
-                    raise BadBase(
-                        f"{file} is no predictor: its format is {facts.get('format')!r}, not {FORMAT!r}."
-                    )
+                    raise BadBase(_foreign(file, facts.get("format"), content.keys()))
                 predictor = cls(_config(facts["config"]))
                 predictor.load_state_dict({name: content.get_tensor(name).float() for name in content.keys()})  # noqa: SIM118
             if predictor.base.targets != facts["targets"]:
@@ -284,6 +284,18 @@ class Predictor(nn.Module):
                 "Name its file or folder, or fetch it again."
             ) from error
         return predictor.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _foreign(file: Path, form: str | None, names: Iterable[str]) -> str:
+    """What to say of a file that is no predictor of this version."""
+    if form and form.startswith(FORMAT.rstrip("0123456789")):
+        return f"{file} is a predictor in format {form}, and this limner reads {FORMAT}. Update limner."
+    if any(mark in name for name in names for mark in LORA_MARKS):
+        return (
+            f"{file} is a LoRA, not a predictor, which makes LoRAs of pictures. Name a predictor, or leave "
+            f"out --predictor for the base's own; the LoRA is used by: limner generate {file.name}"
+        )
+    return f"{file} is no predictor: its header names no {FORMAT}. Name a file or folder of one."
 
 
 def mean_cosine(vectors: Tensor) -> float:

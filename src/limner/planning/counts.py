@@ -78,7 +78,7 @@ def counts_of(recipe: Recipe, sizes: list[tuple[int, int]] | None = None) -> Cou
     prompt_count = len(prompts(recipe)) or min(CAPTION_PROMPTS, captions)
     interval = recipe.sample.every
     rounds = 0 if interval == -1 else 2 if interval == 0 else 2 + max(0, train.steps - 1) // interval
-    class_images = recipe.prior.images_per_prompt * len(recipe.prior.prompts)
+    class_images = sum(recipe.prior.counts)
     views = images + mirrored + class_images
     checks = 1 + ceil(train.steps / (train.validation_every or train.save_every))
     return Counts(

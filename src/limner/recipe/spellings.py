@@ -69,6 +69,7 @@ ALIASES: Mapping[str, str] = {
     "train.keep": "checkpoints_total_limit save_total_limit max_step_saves_to_keep",
     "prior.images": "class_data_dir reg_data_dir",
     "prior.prompts": "class_prompt",
+    "prior.count": "num_class_images",
     "prior.kind": "diff_output_preservation blank_prompt_preservation",
     "prior.class_word": "diff_output_preservation_class",
     "prior.weight": """prior_loss_weight diff_output_preservation_multiplier
@@ -154,7 +155,6 @@ INSTEAD: Mapping[str, str] = {
     "output_dir": "The run folder is named on the command line: --out FOLDER.",
     "with_prior_preservation": """Name class images: prior.images, a folder, or prior.prompts, from which
         the base renders them.""",
-    "num_class_images": "Set prior.images_per_prompt, the class images per prompt.",
     "num_validation_images": "One image is rendered per prompt. Repeat the prompt in sample.prompts.",
     "validation_resolution": "Set sample.width and sample.height.",
     "disable_sampling": "Set sample.every = -1.",

@@ -333,6 +333,9 @@ class Prior(Section):
     """Class prompts, from which the base generates class images: the kind of thing, without the trigger."""
     images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = 1
     """Class images generated from each of the prompts."""
+    count: Annotated[int, Field(ge=1, le=100000)] | None = Field(default=None, examples=[100])
+    """Class images generated in all: as many from each prompt, and of the rest one from each of the first.
+    Unset: as prior.images_per_prompt says."""
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     """Class images, or images shown to the teacher, per optimizer step, besides train.batch."""
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
@@ -346,6 +349,28 @@ class Prior(Section):
                 "images from two sources. Remove one of the two."
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_count(self) -> Self:
+        if self.count is not None and not self.prompts:
+            raise BadRecipe(
+                f"prior.count is {self.count}, and prior.prompts has no prompt to generate images from. Add "
+                "prompts, or remove prior.count."
+            )
+        if self.count is not None and self.images_per_prompt > 1:
+            raise BadRecipe(
+                f"prior.count is {self.count} and prior.images_per_prompt {self.images_per_prompt}: two "
+                "numbers of class images. Remove one of the two."
+            )
+        return self
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Class images that are generated from each of the prompts."""
+        if self.count is None:
+            return (self.images_per_prompt,) * len(self.prompts)
+        each, rest = divmod(self.count, len(self.prompts))
+        return tuple(each + (number < rest) for number in range(len(self.prompts)))
 
     @property
     def wanted(self) -> bool:

@@ -5,7 +5,6 @@ pictures are in the frozen base (the Bias expert of DiffSynth-Studio's Qwen-Imag
 common to the errors of all of them, which takes few pictures.
 """
 
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,8 +86,8 @@ def bias_recipe(experts: Sequence[Path], run: Path, options: BiasOptions) -> Rec
             "instant.group": GROUP,
             "instant.encoders": [],
             "instant.experts": [str(path) for path in experts],
-            "prior.prompts": list(options.prompts[: options.images]),
-            "prior.images_per_prompt": max(1, math.ceil(options.images / len(options.prompts))),
+            "prior.prompts": list(options.prompts),
+            "prior.count": options.images,
             "sample.every": -1,
             **folder,
         },
