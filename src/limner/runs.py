@@ -50,7 +50,10 @@ def running(recipe: Recipe, out: Path, reporter: Reporter, stop: Interrupt) -> G
     """The same as a generator that yields after each step. See ``training.train.running``."""
     run, memory = RunDir(out), partial(held_on, recipe.limits.device)
     phases = _of_pairs if recipe.pairs else _phase
-    return _open_to_others(run, reporter, stop, memory, lambda events: phases(recipe, run, events, stop))
+    minutes = recipe.limits.timeout
+    return _open_to_others(
+        run, minutes, reporter, stop, memory, lambda events: phases(recipe, run, events, stop)
+    )
 
 
 def _phase(recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt) -> Generator[None, None, Done]:
@@ -75,13 +78,14 @@ def _phase(recipe: Recipe, run: RunDir, reporter: Reporter, stop: Interrupt) -> 
 
 def _open_to_others(
     run: RunDir,
+    minutes: int,
     reporter: Reporter,
     stop: Interrupt,
     memory: Callable[[], int | None],
     steps: Callable[[Reporter], Generator[None, None, Done]],
 ) -> Generator[None, None, Done]:
     """Steps that other programs may follow and ask something of, in a folder where nothing else trains."""
-    distributed.start()
+    distributed.start(minutes)
     is_first = distributed.rank() == 0
     with run.lock() if is_first else nullcontext(), ExitStack() as stack:
         if is_first:

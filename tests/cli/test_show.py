@@ -36,9 +36,11 @@ def test_of_several_processes_the_first_speaks_and_the_launcher_is_told_of_the_o
     monkeypatch.setenv("RANK", "1")
     failure("Stopped", "Stopped at step 9.", as_json=False)
     assert "Stopped at step 9." in capsys.readouterr().err, "no launcher would say it"
-    for rank, lines in (("1", ""), ("0", "limner: error: Stopped at step 9.\n")):
-        path = tmp_path / f"{rank}.json"
-        monkeypatch.setenv("RANK", rank)
+    spoken = "limner: error: Stopped at step 9.\n"
+    for place, lines in ((("1", "1"), ""), (("0", "0"), spoken), (("1", "0"), spoken), (("2", "1"), "")):
+        path = tmp_path / f"{place}.json"
+        for name, number in zip(("RANK", "LOCAL_RANK"), place, strict=True):
+            monkeypatch.setenv(name, number)  # the first of another machine speaks there
         monkeypatch.setenv(ERROR_FILE, str(path))
         failure("Stopped", "Stopped at step 9.", as_json=False)
         assert capsys.readouterr().err == lines

@@ -1,7 +1,9 @@
 import hashlib
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import accelerate
@@ -59,7 +61,8 @@ def test_each_machine_fills_a_folder_of_its_own_and_a_common_one_together(monkey
 
 
 def test_processes_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch):
-    def alone(**_: object) -> None:
+    def alone(*, cpu: bool, timeout: timedelta) -> None:
+        assert cpu and timeout == timedelta(minutes=7)
         raise RuntimeError("Gloo connectFullMesh failed with [/pytorch/gloo/context.cc:141] timed out\nmore")
 
     variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -67,7 +70,7 @@ def test_processes_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(accelerate, "PartialState", alone)
     with raises(ProcessLost):
-        distributed.start()
+        distributed.start(7)
     assert "GLOO_SOCKET_IFNAME" not in os.environ, "the loopback leads nowhere"
 
 
@@ -131,6 +134,55 @@ def test_a_process_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch):
         with raises(ProcessLost) as error:
             act()
         assert "Connection closed by peer" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_of_another_machine_is_named_and_one_that_is_waited_for_too_long_is_told_from_it(monkeypatch):
+    entries = [("10.0.0.1", "one"), ("10.0.0.2", "two"), ("10.0.0.2", "two")]
+    monkeypatch.setattr(distributed, "gather", lambda _: entries)
+    monkeypatch.setattr(distributed, "_places", {})
+    distributed._name_places("10.0.0.1")
+    with raises(ProcessLost), distributed.reaching_all():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Read error [10.0.0.2]:31: Connection timed out")
+    with raises(ProcessLost), distributed.reaching_all():
+        raise RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 7200000ms for recv")
+
+
+def test_the_system_gives_up_connections_to_other_machines_alone(monkeypatch):
+    def options() -> list[int]:
+        """Of both ends: whether the system asks for an answer, and milliseconds until it gives up."""
+        return [
+            link.getsockopt(*name)
+            for link in (client, accepted)
+            for name in (
+                (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            )
+        ]
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        accepted, _ = server.accept()
+        with accepted:
+            before = options()
+            numbers = distributed._descriptors()
+            assert {client.fileno(), accepted.fileno(), server.fileno()} < {*numbers}
+            for number in (client.fileno(), accepted.fileno()):
+                distributed._limit_silence(number)
+            assert options() == before == [0, 0, 0, 0], "it does not leave this machine"
+            monkeypatch.setattr(distributed, "_is_elsewhere", lambda _: True)
+            for number in (client.fileno(), accepted.fileno()):
+                distributed._limit_silence(number)
+            assert options() == [1, 60_000] * 2
+            client.sendall(b"word")
+            assert accepted.recv(4) == b"word" and client.getblocking()
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.2", "::ffff:10.0.0.2", "fe80::1"])
+def test_an_ip_leads_out_of_this_machine_unless_it_is_the_loopback(ip: str):
+    assert distributed._is_elsewhere(ip)
+    assert not any(map(distributed._is_elsewhere, ("127.0.0.1", "127.1.2.3", "::ffff:127.0.0.1", "::1")))
 
 
 def test_one_that_is_gone_while_torch_gathers_is_one_line_and_other_errors_stay():

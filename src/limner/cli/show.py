@@ -182,17 +182,22 @@ def result(value: Any, lines: list[str], *, as_json: bool) -> None:
 def failure(kind: str, message: str, *, as_json: bool) -> None:
     """Tell an error: one line on stderr, and on stdout its JSON object when that was asked for.
 
-    Of several processes that a launcher started only the first speaks; it says why another one failed. That
-    one is lost ``--processes`` says, which knows which.
+    Of several processes that a launcher started only the first of each machine speaks; the launcher says why
+    another one failed. That one is lost ``--processes`` says, which knows which.
     """
     line = printable(" ".join(message.splitlines()))
-    speaks = leads() and not (kind == "ProcessLost" and os.environ.get(PARENT))
+    speaks = _is_first_here() and not (kind == "ProcessLost" and os.environ.get(PARENT))
     if speaks or not os.environ.get(ERROR_FILE):
         with suppress(OSError):  # its terminal may be gone
             sys.stderr.write(f"limner: error: {line}\n")
     _record_failure(kind, line)
     if as_json:
         result({"error": {"kind": kind, "message": line}}, [], as_json=True)
+
+
+def _is_first_here() -> bool:
+    """Whether this process is the first that a launcher started on this machine."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
 
 
 def _record_failure(kind: str, line: str) -> None:

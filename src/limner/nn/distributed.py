@@ -4,10 +4,13 @@ import atexit
 import os
 import re
 import socket
+import stat
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,8 +23,16 @@ from torch import Tensor, nn
 from limner.errors import ProcessLost, first_line
 
 T = TypeVar("T")
+SILENCE = 60
+"""Seconds after which another machine is lost whose system acknowledges nothing any more."""
+INTERVAL = 1.0
+"""Seconds between two looks for connections that torch has opened meanwhile."""
+PATIENCE = 120
+"""Minutes that a process waits for the others, where the recipe does not say."""
 _lost = threading.Event()
 """Set once another process could not be reached."""
+_places: dict[str, str] = {}
+"""Address of a machine -> its processes and its name, for people; empty where all are on this one."""
 
 
 def rank() -> int:
@@ -133,10 +144,22 @@ def reaching_all() -> Iterator[None]:
         raise
     except RuntimeError as error:
         _lost.set()
+        # without torch's own source, and what it guesses
+        reason = re.sub(r"^\[[^]]*\.cc:\d+\] |\. This is typically .*", "", first_line(error))
+        if re.search("timed out waiting|timeout", reason, re.IGNORECASE):
+            reason = f"{reason}; limits.timeout says how long they wait for each other"
+        is_silent = re.search("Connection timed out|unreachable|No route to host", reason)
+        remark = f"Its machine was silent for {SILENCE} s" if is_silent else "Its own line says why"
         raise ProcessLost(
-            f"Another process of this run has ended or cannot be reached ({first_line(error)}). Its own line "
-            "says why; the same command goes on from the newest checkpoint."
+            f"{_who(reason)} of this run has ended or cannot be reached ({reason}). {remark}; the same "
+            "command goes on from the newest checkpoint."
         ) from error
+
+
+def _who(reason: str) -> str:
+    """The process that torch complains of, where it names the address of a machine."""
+    names = [name for ip, name in _places.items() if f"[{ip}]" in reason]
+    return names[0] if names else "Another process"
 
 
 @contextmanager
@@ -214,15 +237,23 @@ def _hosts() -> Any:
     return distributed.new_group(backend="gloo") if distributed.get_backend() == "nccl" else None
 
 
-def start() -> None:
-    """Join the other processes, when a launcher such as ``accelerate launch`` started several."""
+def start(minutes: int = PATIENCE) -> None:
+    """Join the other processes, when a launcher such as ``accelerate launch`` started several.
+
+    Args:
+        minutes: How long a process waits for the others, as while one of them samples: ``limits.timeout``.
+
+    Raises:
+        ProcessLost: They do not meet.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState
 
-        if _is_one_of_several_machines():
-            _name_interface()
+        local_ip = _ip_here() if _is_one_of_several_machines() else ""
+        if local_ip:
+            _name_interface(local_ip)
         try:
-            PartialState(cpu=not torch.cuda.is_available())
+            PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=minutes))
         except (RuntimeError, ValueError) as error:
             raise ProcessLost(
                 f"The {os.environ['WORLD_SIZE']} processes of this run do not meet at "
@@ -230,6 +261,61 @@ def start() -> None:
                 "that each machine reaches that address, and name the network to use with GLOO_SOCKET_IFNAME."
             ) from error
         atexit.register(_leave)
+        if several_machines():
+            _name_places(local_ip)
+            threading.Thread(target=_notice_silence, name="limner-silence", daemon=True).start()
+
+
+def _name_places(local_ip: str) -> None:
+    """Learn which processes are at which address."""
+    entries = gather((local_ip, socket.gethostname()))
+    for ip, host in entries:
+        ranks = [number for number, entry in enumerate(entries) if entry[0] == ip]
+        numbers = " or ".join(map(str, ranks))
+        _places[ip] = f"Process {numbers} on {host}"
+
+
+def _notice_silence() -> None:
+    """Have the system break connections to machines that went away without a word: power, cable, kernel.
+
+    Torch waits for an answer for as long as processes may wait for each other. The system asks the other one
+    whether the connection stands, which its system answers whatever the process is doing.
+    """
+    while not _lost.is_set():
+        for number in _descriptors():
+            with suppress(OSError):
+                _limit_silence(number)
+        time.sleep(INTERVAL)
+
+
+def _descriptors() -> list[int]:
+    """Open files of this process; none where the system does not list them, as Windows."""
+    try:
+        return [int(path.name) for path in Path("/dev/fd").iterdir()]
+    except OSError:
+        return []
+
+
+def _limit_silence(number: int) -> None:
+    """Let an open file of this process, if it is a connection to another machine, be silent for so long."""
+    if not stat.S_ISSOCK(os.fstat(number).st_mode):
+        return
+    with socket.socket(fileno=os.dup(number)) as link:
+        if link.type != socket.SOCK_STREAM or link.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        if not _is_elsewhere(link.getpeername()[0]):
+            return
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        options = {"TCP_KEEPIDLE": SILENCE // 3, "TCP_KEEPINTVL": SILENCE // 6, "TCP_KEEPCNT": 4}
+        options["TCP_USER_TIMEOUT"] = SILENCE * 1000  # of what was sent and is not acknowledged
+        for name, value in options.items():
+            if hasattr(socket, name):
+                link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _is_elsewhere(ip: str) -> bool:
+    """Whether an address leads out of this machine."""
+    return not ip.removeprefix("::ffff:").startswith(("127.", "::1"))
 
 
 def _leave() -> None:
@@ -246,17 +332,23 @@ def _is_one_of_several_machines() -> bool:
     return os.environ["WORLD_SIZE"] != os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
 
 
-def _name_interface() -> None:
+def _ip_here() -> str:
+    """This machine's address in the network that leads to the first machine; empty where that is none."""
+    with suppress(OSError):
+        family, kind, *_, place = socket.getaddrinfo(
+            os.environ.get("MASTER_ADDR"), 9, type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing
+            return probe.getsockname()[0]
+    return ""
+
+
+def _name_interface(local_ip: str) -> None:
     """Have gloo use the network that leads to the first machine.
 
     By itself it uses the one that this machine's own name stands for, which is often no other's.
     """
-    first = os.environ.get("MASTER_ADDR")
-    with suppress(OSError):
-        family, kind, *_, place = socket.getaddrinfo(first, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(place)  # sends nothing
-            own = probe.getsockname()[0]
-        for name, entries in psutil.net_if_addrs().items():
-            if own in (entry.address for entry in entries) and not own.startswith("127."):
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    for name, entries in psutil.net_if_addrs().items():
+        if local_ip in (entry.address for entry in entries) and not local_ip.startswith("127."):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

@@ -249,6 +249,9 @@ class Limits(Section):
     """Shard the denoiser's weights over the processes of the run (FSDP2); for train.method "full" gradients
     and optimizer states too. auto: where the plan finds that nothing else fits, or that it is faster for a
     full fine-tune. The same training, to rounding."""
+    timeout: Annotated[int, Field(ge=1, le=10080)] = 120
+    """Minutes that the processes of a run wait for each other, as while one samples, exports, encodes its
+    share or waits for its GPU, before the run ends. One that is gone is noticed within a minute."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
     exclusive: bool | None = Field(default=None, examples=[False])

@@ -88,6 +88,7 @@ ALIASES: Mapping[str, str] = {
     "slider.guidance": "slider.guidance_strength slider.guidance_scale",
     "track.with": "report_to log_with",
     "limits.shard": "fsdp use_fsdp fsdp_enable enable_fsdp",
+    "limits.timeout": "ddp_timeout",
 }
 """Our key -> the spellings of it that are read as well, at the top of the file or in any table.
 

@@ -161,7 +161,7 @@ def cache(
 
     Safe to run alone, again, in several processes that a launcher started, and to kill at any moment.
     """
-    distributed.start()
+    distributed.start(recipe.limits.timeout)
     with run.lock() if distributed.rank() == 0 else nullcontext(), Interrupt(reporter.stop) as stop:
         reporter = reporter.until(stop.due)
         resolved = resolve(base_images.taught(recipe, run, reporter), reporter.line)
