@@ -13,22 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
 from diffusers.optimization import get_scheduler
 
-from limner.assembly.assemble import assemble
-from limner.assembly.resolve import resolve
 from limner.importing import objectives
 from limner.importing.book import Book
 from limner.importing.importer import import_recipe
 from limner.importing.options import ForeignOption
 from limner.models.facts import Objective
 from limner.models.rectified import draw_time, times
-from limner.nn.layers.lora import attached
-from limner.nn.memory.plan import Plan
 from limner.nn.optim import ScheduleForm, schedule
 from limner.nn.rng import KeyedRng
-from limner.recipe.toml import change
 
 DRAWS = 10_000
 LIMIT = 1.95 * math.sqrt(2 / DRAWS)
@@ -132,47 +126,6 @@ def test_where_a_file_is_silent_times_are_those_of_its_trainer(
     (tmp_path / name).write_text(text)
     train = import_recipe(tmp_path / name).recipe.train
     assert_law(train.time_density, train.time_shift, law, uniforms)
-
-
-def in_blocks(name: str) -> bool:
-    return "transformer_blocks." in name
-
-
-def ends_in(*endings: str) -> Callable[[str], bool]:
-    return lambda name: any(name == ending or name.endswith(f".{ending}") for ending in endings)
-
-
-QKVO = ("to_k", "to_q", "to_v", "add_k_proj", "add_q_proj", "add_v_proj", "to_out.0", "to_add_out")
-TRAINED = {
-    "diffusers.sh": ends_in(
-        *(f"attn.{name}" for name in QKVO),
-        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
-    ),
-    "simple.json": ends_in(*QKVO),
-    "toolkit.yaml": in_blocks,
-    "kohya.sh": in_blocks,
-}
-"""Configurations of FLUX.1 that name no layer -> which of its linear layers their trainer adapts."""
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_layers_their_ranks_and_the_size_of_the_file_are_those_of_the_trainer(
-    tiny_base: Path, photos: Path, tmp_path: Path, name: str
-):
-    (tmp_path / name).write_text(SILENT[name][0])
-    wish = import_recipe(tmp_path / name).recipe
-    wish = change(wish, {"base": str(tiny_base), "data.images": str(photos), "limits.device": "cpu"})
-    spec = resolve(wish).spec
-    model = assemble(spec, Plan(), torch.device("meta")).models["transformer"]
-    ours = {layer: adapter.factors() for layer, adapter in attached(model).items()}
-    plain = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(tiny_base / "transformer"))
-    linear = {layer: module for layer, module in plain.named_modules() if isinstance(module, torch.nn.Linear)}
-    theirs = {layer: module for layer, module in linear.items() if TRAINED[name](layer)}
-    assert ours.keys() == theirs.keys()
-    rank = wish.lora.rank
-    numbers = sum(rank * (module.in_features + module.out_features) for module in theirs.values())
-    assert sum(factor.numel() for factors in ours.values() for factor in factors.values()) == numbers
-    assert {min(factor.shape) for factors in ours.values() for factor in factors.values()} == {rank}
 
 
 def assert_law(density: str, shift: float | str, law: Law, uniforms: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ from limner.errors import BadRecipe
 from limner.importing.book import Book, ImportRow, Outcome, is_set
 from limner.importing.options import LAUNCHER, MORE_FILES, ForeignOption, read
 from limner.importing.rules import RULES
-from limner.importing.tools import EQUAL_VALUES, FLUX_1, FORMAT, LOADING, OtherTrainer, trainer_of
+from limner.importing.tools import EQUAL_VALUES, FORMAT, LOADING, OtherTrainer, trainer_of
 from limner.recipe import aliases
 from limner.recipe.schema import Recipe
 from limner.recipe.spellings import ABSENT, ALWAYS, LIMITS_KEYS, PLANNER_KEYS
@@ -57,7 +57,7 @@ def import_recipe(path: Path) -> Imported:
     configuration = read(path)
     trainer = trainer_of(configuration)
     order = {option.key: number for number, option in enumerate(configuration.options)}
-    book = Book(list(configuration.options), facts={"trainer": trainer.name})
+    book = Book(list(configuration.options), facts={"trainer": trainer.name, "script": configuration.script})
     for option in configuration.absent_files:
         book.row(option, "cannot be had", "That file is not here: what it says of the dataset is missing.")
     book.options = [option for option in book.options if option not in configuration.absent_files]
@@ -121,13 +121,12 @@ def _defaults(book: Book, trainer: OtherTrainer) -> None:
     """What the trainer assumes where its file is silent, and Limner would assume something else."""
     text = f"The default of {trainer.name}; the file is silent."
     base = str(book.changes.get("base", "")).lower()
-    if trainer.flux_targets and "lora.targets" not in book.changes and re.search(FLUX_1, base):
-        book.set(ForeignOption("(lora.targets)", None), {"lora.targets": trainer.flux_targets}, text)
     if re.search(trainer.flow, base):
         times = {key: value for key, value in trainer.times.items() if key not in book.changes}
         if times:
             book.set(ForeignOption("(train.time_density)", None), times, text)
-    for key, value in trainer.defaults.items():
+    own_defaults = trainer.of_families.get(str(book.facts.get("family")), {})
+    for key, value in {**trainer.defaults, **own_defaults}.items():
         if key not in book.changes and not (
             key == "train.steps" and "images" in book.facts and book.facts["images"]
         ):

@@ -29,7 +29,7 @@ LAUNCHER = "launcher"
 """First part of the keys that stand before the script: those of accelerate or torchrun."""
 LARGEST = 4_000_000
 """Bytes of a configuration; what is larger is none."""
-MOST = 100_000
+MOST = 20_000
 """Values of one."""
 
 

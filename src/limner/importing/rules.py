@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from limner.importing import objectives
+from limner.importing import layers, objectives
 from limner.importing.book import Book, is_set, number
 from limner.importing.counts import images, steps
 from limner.importing.options import ForeignOption
@@ -95,7 +95,7 @@ def warmup(book: Book) -> None:
 
 
 def network(book: Book) -> None:
-    """Kind of adapter and its further arguments."""
+    """Kind of adapter."""
     for option in book.each("network_module", "LoRA_type", "lora_type", "peft_type", "network_type"):
         word = str(option.value).lower()
         if word in ("standard", "lora", "lora_2") or re.fullmatch(r"networks?\.lora\w*", word):
@@ -110,21 +110,6 @@ def network(book: Book) -> None:
             "kept" if plain else "cannot be had",
             "A LoRA." if plain else "A LoRA is trained in its place.",
         )
-    for option in book.each("network_args"):
-        words = option.value if isinstance(option.value, list) else str(option.value).split()
-        for word in words:
-            name, _, value = str(word).partition("=")
-            argument = ForeignOption(f"{option.key}: {name}", value)
-            if name == "conv_dim" and value.isdigit():
-                book.set(
-                    argument, {"lora.conv_rank": int(value), "lora.targets": "locon"}, "Convolutions as well."
-                )
-            else:
-                book.row(argument, "cannot be had", "No such argument here.")
-    for option in book.each("train_text_encoder", "text_encoder_train"):
-        book.set(option, {"lora.text_encoders": ("text_encoder",)}, "The first text encoder.")
-    for option in book.each("network_train_unet_only"):
-        book.row(option, "always so", "The denoiser alone is trained, unless lora.text_encoders names more.")
 
 
 LISTS_OF_SIZES = ("ai-toolkit", "OneTrainer")
@@ -316,12 +301,14 @@ def samples(book: Book) -> None:
 RULES: tuple[Callable[[Book], None], ...] = (
     *objectives.RULES,
     base,
+    layers.family,
     images,
     steps,
     optimizer,
     warmup,
     objectives.timesteps,
     network,
+    layers.layers,
     resolution,
     masks,
     controls,

@@ -27,7 +27,7 @@ class OtherTrainer:
         defaults: What it assumes where a file is silent and Limner assumes something else, by our key.
         times: How it samples timesteps then, of bases whose names fit ``flow``.
         flow: A pattern of such bases.
-        flux_targets: Layers that it trains of FLUX.1 where nobody says which, as ``lora.targets``.
+        of_families: The same as ``defaults``, of one family: these stand above.
     """
 
     name: str
@@ -37,7 +37,7 @@ class OtherTrainer:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     times: Mapping[str, Any] = field(default_factory=dict)
     flow: str = r"flux|kontext|chroma|qwen|krea|z.?image|ideogram|sd3"
-    flux_targets: tuple[str, ...] = ()
+    of_families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def fits(self, configuration: Configuration) -> bool:
         """Whether a configuration is one of its own."""
@@ -56,24 +56,29 @@ SIGMOID = {"train.time_density": "sigmoid", "train.time_shift": 1.0}
 FLUX_1 = r"flux.?1|flux-(dev|schnell|kontext)|chroma"
 KOHYA_TIMES = {**UNIFORM, "train.time_shift": 3.0}
 """``timestep_sampling = sigma``: uniform, and moved by ``discrete_flow_shift``, which is 3."""
-BLOCKS = ("all-linear", "norm1.linear", "norm1_context.linear", "single_transformer_blocks.*.norm.linear")
-"""Every linear layer in the blocks of FLUX.1, those of the modulations too."""
 KOHYA = {"lora.rank": 4, "lora.alpha": 1.0, "train.steps": 1600, "train.weight_decay": 0.01}
+TOOLKIT = {"lora.rank": 4, "lora.alpha": 1.0, "train.weight_decay": 0.01}
+DIFFUSERS = {
+    **{
+        name: {"lora.alpha": 4.0}
+        for name in ("flux", "flux-kontext", "flux2", "flux2-dev", "qwen-image", "z-image", "ideogram4")
+    },
+    "krea2": {"lora.rank": 32, "lora.alpha": 32.0},
+}
+"""Family -> defaults of its own example. The others have no ``--lora_alpha``: their alpha is the rank."""
 
 TRAINERS = (
     OtherTrainer(
         name="ai-toolkit",
         all_of=("job", "process"),
-        defaults={"train.weight_decay": 0.01},
+        defaults=TOOLKIT,
         times=SIGMOID,
-        flux_targets=BLOCKS,
     ),
     OtherTrainer(
         name="ai-toolkit",
         all_of=("job", "config"),
-        defaults={"train.weight_decay": 0.01},
+        defaults=TOOLKIT,
         times=SIGMOID,
-        flux_targets=BLOCKS,
     ),
     OtherTrainer(
         name="kohya_ss",
@@ -81,7 +86,6 @@ TRAINERS = (
         defaults=KOHYA,
         times=KOHYA_TIMES,
         flow=FLUX_1,
-        flux_targets=BLOCKS,
     ),
     OtherTrainer(
         name="OneTrainer",
@@ -96,7 +100,6 @@ TRAINERS = (
         one_of=("data_backend_config", "model_family"),
         defaults={"train.weight_decay": 0.01},
         times={**SIGMOID, "train.time_shift": 3.0},
-        flux_targets=("attention",),
     ),
     OtherTrainer(
         name="musubi-tuner",
@@ -117,7 +120,6 @@ TRAINERS = (
         defaults=KOHYA,
         times=KOHYA_TIMES,
         flow=FLUX_1,
-        flux_targets=BLOCKS,
     ),
     OtherTrainer(
         name="sd-scripts",
@@ -126,7 +128,6 @@ TRAINERS = (
         defaults=KOHYA,
         times=KOHYA_TIMES,
         flow=FLUX_1,
-        flux_targets=BLOCKS,
     ),
     OtherTrainer(
         name="DiffSynth-Studio",
@@ -139,10 +140,10 @@ TRAINERS = (
     OtherTrainer(
         name="diffusers",
         scripts=r"train_(dreambooth|text_to_image|controlnet)\w*\.py$",
-        defaults={"lora.rank": 4, "lora.alpha": 4.0, "train.weight_decay": 1e-4},
+        defaults={"lora.rank": 4, "train.weight_decay": 1e-4},
+        of_families=DIFFUSERS,
         times=UNIFORM,  # their schedulers move times by resolution in sampling alone
         flow=r"flux|kontext|qwen",
-        flux_targets=("attention", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     ),
 )
 """The first that fits is taken."""
