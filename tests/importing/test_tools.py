@@ -6,10 +6,8 @@ from importing import corpus
 from limner.errors import BadUsage
 from limner.importing.importer import import_recipe
 from limner.importing.options import Configuration, ForeignOption
-from limner.importing.tools import TRAINERS, trainer_of
+from limner.importing.tools import trainer_of
 from limner.recipe.foreign import IMPORTED, config_name
-from limner.recipe.schema import Recipe
-from limner.recipe.toml import change
 
 
 @pytest.mark.parametrize(
@@ -52,8 +50,3 @@ def test_what_train_says_can_be_imported_is(tmp_path: Path, name: str, text: str
     assert config_name(path) in IMPORTED
     imported = import_recipe(path)
     assert imported.recipe.data.images == Path("img") or imported.recipe.data.sets or "img" not in text
-
-
-def test_the_defaults_of_every_trainer_are_values_of_a_recipe():
-    for trainer in TRAINERS:
-        assert change(Recipe(), trainer.defaults) is not None

@@ -114,8 +114,42 @@ SILENT = {
         '--model_id_with_origin_paths "black-forest-labs/FLUX.1-dev:flux1-dev.safetensors" --lora_rank 4',
         moved(uniform, 3.0),
     ),
+    # musubi-tuner: timestep_sampling is sigma, discrete_flow_shift 1
+    "musubi-kontext.sh": (
+        "accelerate launch flux_kontext_train_network.py --dit flux1-kontext-dev.safetensors --network_dim 4",
+        uniform,
+    ),
+    "musubi-qwen.sh": ("python qwen_image_train_network.py --dit qwen_image_bf16.safetensors", uniform),
+    "musubi-shift.sh": (
+        "python zimage_train_network.py --dit z_image_bf16.safetensors --timestep_sampling shift",
+        sigmoid,
+    ),
+    "musubi-sigma.sh": (
+        "python flux_2_train_network.py --dit flux-2-klein-base-4b.safetensors --discrete_flow_shift 2.5",
+        moved(uniform, 2.5),
+    ),
+    "kohya-shift.sh": (
+        "python flux_train_network.py --pretrained_model_name_or_path flux1-dev.safetensors --timestep_sampling shift",
+        moved(sigmoid, 3.0),
+    ),
+    "kohya-sd3.sh": (
+        "python sd3_train_network.py --pretrained_model_name_or_path stabilityai/stable-diffusion-3.5-medium",
+        uniform,
+    ),
+    "diffsynth-qwen.sh": (
+        "python examples/qwen_image/model_training/train.py --model_id_with_origin_paths Qwen/Qwen-Image:a --lora_rank 4",
+        moved(uniform, math.exp(0.8)),
+    ),
+    "diffsynth-z.sh": (
+        "python examples/z_image/model_training/train.py --model_id_with_origin_paths Tongyi-MAI/Z-Image:a --lora_rank 4",
+        moved(uniform, 3.0),
+    ),
+    "toolkit-qwen.yaml": (
+        TOOLKIT.replace("black-forest-labs/FLUX.1-dev, is_flux: true", "Qwen/Qwen-Image"),
+        sigmoid,
+    ),
 }
-"""Configurations of FLUX.1 that leave timesteps to the trainer -> its law, from its own source."""
+"""Configurations that leave timesteps to the trainer -> its law, from its own source."""
 
 
 @pytest.mark.parametrize("name", SILENT)

@@ -120,9 +120,12 @@ def steps(book: Book) -> None:
     """Images per step and the number of steps, from epochs where these are what is said."""
     sizes = list(book.each("train_batch_size", "batch_size", "per_device_train_batch_size"))
     accumulations = list(book.each("gradient_accumulation_steps", "gradient_accumulation"))
-    batch = math.prod(
-        max((_number(option) for option in group), default=1) for group in (sizes, accumulations)
-    )
+    silent = int(book.facts.get("batch", 1))
+    batch = max((_number(option) for option in sizes), default=silent)
+    batch *= max((_number(option) for option in accumulations), default=1)
+    if not sizes and silent > 1:
+        note = f"The default of {book.facts['trainer']}; the file is silent."
+        book.set(ForeignOption("(train.batch)", None), {"train.batch": batch}, note)
     for option in (*sizes, *accumulations):
         book.set(
             option, {"train.batch": batch}, "Images per optimizer step: batch size x gradient accumulation."
@@ -152,6 +155,10 @@ def steps(book: Book) -> None:
                 "The images are not here to be counted. Set train.steps = epochs x images x repeats / batch."
             )
             book.row(option, "cannot be had", note)
+    if book.facts.get("epochs") and per_epoch and not limits and not epochs:
+        note = f"The default of {book.facts['trainer']}, {book.facts['epochs']} epochs; the file is silent."
+        steps_ = {"train.steps": int(book.facts["epochs"]) * per_epoch}
+        book.set(ForeignOption("(train.steps)", None), steps_, note)
     _every(book, per_epoch)
 
 

@@ -1,6 +1,5 @@
 """The verb ``import``: another trainer's configuration as a recipe, and a row for each of its lines."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from limner.errors import BadRecipe
 from limner.importing.book import Book, ImportRow, Outcome, is_set
 from limner.importing.options import LAUNCHER, MORE_FILES, ForeignOption, read
 from limner.importing.rules import RULES
-from limner.importing.tools import EQUAL_VALUES, FORMAT, LOADING, OtherTrainer, trainer_of
+from limner.importing.silence import SILENCE, fill
+from limner.importing.tools import EQUAL_VALUES, FORMAT, LOADING, trainer_of
 from limner.recipe import aliases
 from limner.recipe.schema import Recipe
 from limner.recipe.spellings import ABSENT, ALWAYS, LIMITS_KEYS, PLANNER_KEYS
@@ -57,7 +57,9 @@ def import_recipe(path: Path) -> Imported:
     configuration = read(path)
     trainer = trainer_of(configuration)
     order = {option.key: number for number, option in enumerate(configuration.options)}
-    book = Book(list(configuration.options), facts={"trainer": trainer.name, "script": configuration.script})
+    silence = SILENCE[trainer.name]
+    facts = {"trainer": trainer.name, "script": configuration.script}
+    book = Book(list(configuration.options), facts=facts | {"batch": silence.batch, "epochs": silence.epochs})
     for option in configuration.absent_files:
         book.row(option, "cannot be had", "That file is not here: what it says of the dataset is missing.")
     book.options = [option for option in book.options if option not in configuration.absent_files]
@@ -65,7 +67,7 @@ def import_recipe(path: Path) -> Imported:
         rule(book)
     for option in book.options:
         _spelled(book, option)
-    _defaults(book, trainer)
+    fill(book, configuration.leaves)
     recipe = _built(book)
     rows = sorted(book.rows, key=lambda row: order.get(row.key.partition(":")[0], len(order)))
     return Imported(trainer.name, recipe, tuple(rows))
@@ -115,22 +117,6 @@ def _looked_up(book: Book, option: ForeignOption) -> None:
     has_answer = leaf in aliases.ANSWERS or leaf in aliases.SPELLINGS
     note = reason or aliases.ANSWERS.get(leaf, "Check whether it matters to you.")
     book.row(option, "cannot be had" if has_answer else "unknown", note)
-
-
-def _defaults(book: Book, trainer: OtherTrainer) -> None:
-    """What the trainer assumes where its file is silent, and Limner would assume something else."""
-    text = f"The default of {trainer.name}; the file is silent."
-    base = str(book.changes.get("base", "")).lower()
-    if re.search(trainer.flow, base):
-        times = {key: value for key, value in trainer.times.items() if key not in book.changes}
-        if times:
-            book.set(ForeignOption("(train.time_density)", None), times, text)
-    own_defaults = trainer.of_families.get(str(book.facts.get("family")), {})
-    for key, value in {**trainer.defaults, **own_defaults}.items():
-        if key not in book.changes and not (
-            key == "train.steps" and "images" in book.facts and book.facts["images"]
-        ):
-            book.set(ForeignOption(f"({key})", None), {key: value}, text)
 
 
 def _built(book: Book) -> Recipe:

@@ -159,6 +159,7 @@ DENSITIES = {
     "qwen-shift": "logit-normal",
     "flux2-shift": "logit-normal",
     "krea2-shift": "logit-normal",
+    "ideogram4-shift": "auto",
     "sigmoid": "sigmoid",
     "uniform": "uniform",
     "linear": "uniform",
@@ -168,6 +169,8 @@ DENSITIES = {
 }
 """A word for the density of timesteps -> ours. "shift" is a sigmoid that ``discrete_flow_shift`` moves; those
 that end so are moved by resolution. What OneTrainer calls SIGMOID is no normal through a sigmoid."""
+SHIFTS = {"sd-scripts": 3.0, "kohya_ss": 3.0}
+"""``discrete_flow_shift`` where a file has none; 1 elsewhere."""
 TOOLKIT_SHIFTS = ("shift", "flux-shift", "lumina2-shift")
 """Words of ai-toolkit for uniform times that the base's own shift moves."""
 PLAIN_DENSITIES = ("uniform", "linear", "sigmoid")
@@ -179,7 +182,8 @@ def timesteps(book: Book) -> None:
     shifts = list(
         book.numbers("discrete_flow_shift", "timestep_shift", "flow_schedule_shift", "flux_schedule_shift")
     )
-    shift: Any = shifts[0][1] if shifts else 1.0
+    silent = SHIFTS.get(str(book.facts.get("trainer")), 1.0)
+    shift: Any = shifts[0][1] if shifts else silent
     of_resolution = [*book.each("dynamic_timestep_shifting")]
     for option in of_resolution:
         book.row(option, "translated", "See the sampling of timesteps.")

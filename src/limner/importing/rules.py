@@ -76,14 +76,18 @@ def optimizer(book: Book) -> None:
 
 def warmup(book: Book) -> None:
     """Warm-up as a share of the steps."""
-    for option in book.take(
+    options = book.take(
         "lr_warmup_steps", "warmup_ratio", "lr_warmup_ratio", "learning_rate_warmup_steps", "lr_warmup"
-    ):
+    )
+    trainer, scheduler = book.facts.get("trainer"), str(book.peek("lr_scheduler") or "constant").lower()
+    has_none = trainer == "diffusers" and scheduler == "constant"
+    book.facts["warms up"] = not options and not has_none
+    for option in options:
         share, steps_ = option.value, book.changes.get("train.steps")
         if option.leaf == "lr_warmup" and isinstance(share, int | float):
             share = share / 100  # kohya_ss asks for a percentage
-        if not is_set(share) or share == 0:
-            book.row(option, "off")
+        if has_none or not is_set(share) or share == 0:
+            book.row(option, "off", "Its constant schedule has no warm-up." if has_none else "")
         elif isinstance(share, int | float) and (share >= 1 and float(share).is_integer()):
             book.set(option, {"train.warmup": int(share)}, outcome="kept")
         elif isinstance(share, float) and steps_:

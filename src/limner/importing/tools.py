@@ -1,4 +1,4 @@
-"""The trainers whose configurations are read: how each is told, and what it assumes where a file is silent.
+"""The trainers whose configurations are read: how each is told.
 
 Facts of their documented options and defaults, as data: kohya-ss/sd-scripts and musubi-tuner
 (``setup_parser`` of their trainers), bmaltais/kohya_ss, ostris/ai-toolkit (config/examples),
@@ -7,9 +7,7 @@ modelscope/DiffSynth-Studio (``add_general_config``), huggingface/diffusers (exa
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from limner.errors import BadUsage
 from limner.importing.options import Configuration
@@ -24,20 +22,12 @@ class OtherTrainer:
         scripts: A pattern of the names of its training scripts; "" where it has none.
         all_of: Keys of which a file of it has each.
         one_of: Keys of which it has at least one; () for no more than ``all_of``.
-        defaults: What it assumes where a file is silent and Limner assumes something else, by our key.
-        times: How it samples timesteps then, of bases whose names fit ``flow``.
-        flow: A pattern of such bases.
-        of_families: The same as ``defaults``, of one family: these stand above.
     """
 
     name: str
     scripts: str = ""
     all_of: tuple[str, ...] = ()
     one_of: tuple[str, ...] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    times: Mapping[str, Any] = field(default_factory=dict)
-    flow: str = r"flux|kontext|chroma|qwen|krea|z.?image|ideogram|sd3"
-    of_families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def fits(self, configuration: Configuration) -> bool:
         """Whether a configuration is one of its own."""
@@ -51,99 +41,57 @@ class OtherTrainer:
         )
 
 
-UNIFORM = {"train.time_density": "uniform", "train.time_shift": 1.0}
-SIGMOID = {"train.time_density": "sigmoid", "train.time_shift": 1.0}
-FLUX_1 = r"flux.?1|flux-(dev|schnell|kontext)|chroma"
-KOHYA_TIMES = {**UNIFORM, "train.time_shift": 3.0}
-"""``timestep_sampling = sigma``: uniform, and moved by ``discrete_flow_shift``, which is 3."""
-KOHYA = {"lora.rank": 4, "lora.alpha": 1.0, "train.steps": 1600, "train.weight_decay": 0.01}
-TOOLKIT = {"lora.rank": 4, "lora.alpha": 1.0, "train.weight_decay": 0.01}
-DIFFUSERS = {
-    **{
-        name: {"lora.alpha": 4.0}
-        for name in ("flux", "flux-kontext", "flux2", "flux2-dev", "qwen-image", "z-image", "ideogram4")
-    },
-    "krea2": {"lora.rank": 32, "lora.alpha": 32.0},
-}
-"""Family -> defaults of its own example. The others have no ``--lora_alpha``: their alpha is the rank."""
-
 TRAINERS = (
     OtherTrainer(
         name="ai-toolkit",
         all_of=("job", "process"),
-        defaults=TOOLKIT,
-        times=SIGMOID,
     ),
     OtherTrainer(
         name="ai-toolkit",
         all_of=("job", "config"),
-        defaults=TOOLKIT,
-        times=SIGMOID,
     ),
     OtherTrainer(
         name="kohya_ss",
         all_of=("LoRA_type",),
-        defaults=KOHYA,
-        times=KOHYA_TIMES,
-        flow=FLUX_1,
     ),
     OtherTrainer(
         name="OneTrainer",
         all_of=("training_method",),
         one_of=("base_model_name", "concept_file_name", "concepts", "model_type"),
-        defaults={"lora.rank": 16, "lora.alpha": 1.0, "train.weight_decay": 0.01},
-        times=UNIFORM,
     ),
     OtherTrainer(
         name="SimpleTuner",
         scripts=r"simpletuner|(^|/)train\.py$(?<!model_training/train\.py)",
         one_of=("data_backend_config", "model_family"),
-        defaults={"train.weight_decay": 0.01},
-        times={**SIGMOID, "train.time_shift": 3.0},
     ),
     OtherTrainer(
         name="musubi-tuner",
         scripts=r"musubi|(flux_2|flux_kontext|qwen_image|qwen_image_21|zimage|krea2|ideogram4)_train_network\.py$",
         all_of=("dit",),
-        defaults=KOHYA,
     ),
     OtherTrainer(
         name="musubi-tuner",
         all_of=("datasets",),
         one_of=("image_directory", "image_jsonl_file"),
-        defaults=KOHYA,
     ),
     OtherTrainer(
         name="sd-scripts",
         all_of=("datasets",),
         one_of=("image_dir",),
-        defaults=KOHYA,
-        times=KOHYA_TIMES,
-        flow=FLUX_1,
     ),
     OtherTrainer(
         name="sd-scripts",
         scripts=r"train_network\.py$|fine_tune\.py$",
         one_of=("network_module", "network_dim", "subsets", "train_data_dir"),
-        defaults=KOHYA,
-        times=KOHYA_TIMES,
-        flow=FLUX_1,
     ),
     OtherTrainer(
         name="DiffSynth-Studio",
         scripts=r"model_training/.*train\.py$",
         one_of=("dataset_base_path",),
-        defaults={"lora.rank": 32, "train.weight_decay": 0.01},
-        times=KOHYA_TIMES,
-        flow=FLUX_1,
     ),
     OtherTrainer(
         name="diffusers",
         scripts=r"train_(dreambooth|text_to_image|controlnet)\w*\.py$",
-        defaults={"lora.rank": 4, "train.weight_decay": 1e-4},
-        of_families=DIFFUSERS,
-        times=UNIFORM,  # their schedulers move times by resolution in sampling alone
-        flow=r"flux|kontext|qwen",
     ),
 )
 """The first that fits is taken."""
