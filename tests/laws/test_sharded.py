@@ -1,4 +1,4 @@
-"""Law: weights split over processes (FSDP2) = each process with all of them, to rounding.
+"""Law: weights split over processes = each process with all of them, to rounding; a predictor's heads too.
 
 Sums of gradients are split as they come, and the length of the whole gradient is a sum over parts: the same
 numbers in another order. What was saved is one file, and goes on with any number of processes.
@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from forks import train_forked
+from limner.hyper.predictor import Predictor
 from limner.planning.run_plan import plan_run
 from limner.recipe import Recipe
 from limner.reporter import Reporter
 from limner.run_folder import RunDir
 from limner.runs import train
 from limner.training import checkpoint
+from style_folders import predictor_recipe, style_folders
 
 STEPS = 4
 
@@ -105,6 +107,29 @@ def test_split_over_two_processes_is_whole_and_goes_on_with_one_and_with_two(tin
     files = [next(RunDir(run).model_path.glob("transformer/*.safetensors")) for run in (full, several)]
     exported, split_export = map(load_file, files)
     assert all(torch.allclose(split_export[name], exported[name], atol=1e-4) for name in exported)
+
+
+def test_divided_heads_train_the_same_predictor_and_go_on_with_one_process(tiny_base, tmp_path):
+    """Three styles in micro-batches of one: one process has less to do. The first step looks at nothing."""
+    styles = style_folders(tmp_path / "styles", 4, 3)
+
+    def wish(shard: str = "auto", steps: int = STEPS) -> Recipe:
+        return predictor_recipe(
+            tiny_base,
+            styles,
+            train={"steps": steps, "batch": 3, "ema": 0.9, "clip": 0.5, "learning_rate": 1e-3},
+            instant={"group": 1, "static_steps": 1},
+            limits={"micro_batch": 1, "shard": shard, "device": "cpu"},
+        )
+
+    one, split = tmp_path / "one", tmp_path / "split"
+    train(wish(), one, Reporter())
+    train_forked(2, tmp_path / "meeting", [(wish("on", 3), split)])
+    assert RunDir(split).read(RunDir(split).plan_path)["plan"]["head_shards"] == 2
+    train(wish(), split, Reporter())
+    assert_alike(one, split)
+    first, second = (Predictor.load(RunDir(run).predictor_path).state_dict() for run in (one, split))
+    assert all(torch.allclose(second[name], first[name], rtol=1e-2, atol=1e-4) for name in first)
 
 
 @pytest.mark.slow

@@ -59,6 +59,14 @@ def test_so_are_size_device_precision_and_the_shape_of_the_lora() -> None:
         assert replace(plain, base=replace(plain.base, **other)).facts != plain.facts
 
 
+def test_so_are_the_sizes_of_a_predictor() -> None:
+    predictor = {"train.method": "instant", "train.batch": 4, "instant.group": 4}
+    plain = asked(predictor).facts
+    assert asked({**predictor, "instant.bottleneck": 99}).facts != plain
+    assert asked({**predictor, "instant.encoders": ["siglip2"]}).facts != plain
+    assert asked({**predictor, "instant.group": 2, "instant.static_steps": 5}).facts == plain
+
+
 def test_what_changes_no_trace_is_no_part_of_it() -> None:
     others = {"train.learning_rate": 1e-3, "train.steps": 7, "seed": 3, "data.trigger": "sks"}
     assert asked(others).facts == asked().facts

@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 
+from limner.errors import DoesNotFit
 from limner.nn.memory.plan import Plan
 from limner.planning import shards
+from limner.planning.advice import misfit
 from limner.planning.choice import PlanRequest, assess
 from limner.planning.devices import BUS_LINK, COPY, LINK, LOOPBACK, of_cpu
 from limner.planning.memory import moving_bytes
+from limner.planning.search import choose
 from limner.planning.several import one_of
 from limner.planning.time import update_seconds
-from limner.planning.trained import WHOLE_MODEL
+from limner.planning.trained import PREDICTOR, WHOLE_MODEL
 from shard_cases import FLUX, REQUEST, card, whole_model
 
 BF16 = Plan(compute="bf16", weights="bf16")
@@ -60,6 +63,50 @@ def test_what_comes_in_a_step_takes_the_time_of_the_link():
         shards.passed_bytes(FLUX, plan) / 1e6, rel=0.01
     )
     assert slow.seconds > fast.seconds
+
+
+HEADS = replace(
+    FLUX, trained=2_020_000_000, heads=2_000_000_000, factors=5_000_000, largest=40_000_000, stages=()
+)
+PREDICTING = replace(
+    REQUEST,
+    trained=PREDICTOR,
+    batches=(2,),
+    sampling=False,
+    exclusions=frozenset({"swapped_blocks", "compile"}),
+)
+
+
+def test_of_a_predictor_each_process_holds_its_share_of_the_heads():
+    device, plan = card("H100", 80, 4), replace(BF16, micro_batch=2, head_shards=4)
+    whole = assess(HEADS, device, PREDICTING, replace(plan, head_shards=1)).needs["train"].causes
+    split = assess(HEADS, device, PREDICTING, plan).needs["train"].causes
+    numbers = 20_000_000 + 500_000_000 + 40_000_000  # what all have, a quarter, what a share may exceed it by
+    assert whole["adapter"] == 4 * 2_020_000_000 and split["adapter"] == 4 * numbers
+    assert split["optimizer"] == 8 * numbers and split["weights"] == whole["weights"]
+    assert split["activations"] + split["gradients"] < whole["activations"] + whole["gradients"]
+    assert shards.exchanged_bytes(HEADS, plan) == 2 * 4 * 5_000_000 * 2 * 3 / 4
+    assert shards.summed_numbers(HEADS, plan) == 20_000_000
+    plain, parts = (
+        moving_bytes(HEADS, entry, "adamw", all_reduce=True) for entry in (replace(plan, head_shards=1), plan)
+    )
+    assert plain - parts == 4 * 2_000_000_000, "nothing of a head is summed"
+
+
+def test_heads_are_divided_where_that_is_faster_or_alone_fits():
+    both, device = replace(PREDICTING, shards=(1, 4)), card("H100", 80, 4)
+    one, four = (choose(HEADS, device, replace(both, shards=(n,))) for n in (1, 4))
+    assert (one.plan.head_shards, four.plan.head_shards, four.plan.shards) == (1, 4, 1)
+    assert four.step_time.seconds < one.step_time.seconds
+    assert choose(HEADS, device, both).plan.head_shards == 4
+    many = replace(HEADS, heads=10_000_000, trained=30_000_000)  # less to sum than to exchange
+    assert choose(many, device, both).plan.head_shards == 1
+    small = card("RTX 4090", 24, 4)
+    with pytest.raises(DoesNotFit):
+        choose(HEADS, small, replace(both, shards=(1,)))
+    plan = choose(HEADS, small, replace(both, min_weight_precision="4bit")).plan
+    assert plan.head_shards == 4 and plan.optimizer_state == "fp32"
+    assert "a card of" in str(misfit(HEADS, card("RTX 3060", 6, 4), both))
 
 
 def test_a_processor_waits_for_all_that_comes():

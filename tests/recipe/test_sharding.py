@@ -15,6 +15,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "codes": {"limits": {"matmul_precision": "8bit"}},
     "optimizer": {"train": {"method": "full", "optimizer": "adafactor"}},
     "fp16": {"train": {"method": "full"}, "limits": {"compute_dtype": "fp16"}},
+    "no heads": {"train": {"method": "instant"}, "instant": {"encoders": [], "group": 1}},
+    "heads' optimizer": {
+        "train": {"method": "instant", "optimizer": "adafactor"},
+        "instant": {"group": 1},
+    },
 }
 
 

@@ -24,7 +24,7 @@ from limner.nn.rng import Places
 from limner.recipe.train import Train
 
 if TYPE_CHECKING:
-    from limner.nn.memory.sharding import Sharding
+    from limner.nn.memory.parts import Parts
 
 DTYPES: dict[Compute, torch.dtype] = {
     "fp32": torch.float32,
@@ -260,8 +260,8 @@ class ModelSpec:
 
 
 META = torch.device("meta")
-SHARDING = "limner.nn.memory.sharding:Sharding"
-"""What splits a denoiser over processes: few runs do."""
+SHARDING, HEAD_SHARDS = "limner.nn.memory.sharding:Sharding", "limner.hyper.shards:HeadShards"
+"""What splits a denoiser, or the heads of a predictor, over processes: few runs do."""
 
 
 @dataclass
@@ -273,14 +273,14 @@ class Assembled:
         models: By name.
         sample_keys: Of the samples of the current micro-batch: adapters with dropout read them.
         offload: Where the masters are, if they are in the host's memory or in parts.
-        sharding: The parts of the denoiser, where it is split over the processes of the run.
+        sharding: The parts of the denoiser or of a predictor, where it is split over processes.
     """
 
     spec: ModelSpec
     models: dict[str, Any]
     sample_keys: Places = field(default_factory=list)
-    offload: "Offload | Sharding | None" = None
-    sharding: "Sharding | None" = None
+    offload: "Offload | Parts | None" = None
+    sharding: "Parts | None" = None
 
     @property
     def denoiser(self) -> nn.Module:
@@ -333,6 +333,9 @@ def assemble(
             assembly.denoiser, spec.family.arch, device, is_trained=is_trained
         )
         assembly.offload = assembly.sharding if is_trained else None
+    if plan.head_shards > 1 and device != META:
+        (trained,) = spec.first_layers
+        assembly.sharding = assembly.offload = imported(HEAD_SHARDS)(assembly.models[trained], device)
     if spec.casts_inputs and cast_inputs:
         cast_once(assembly.denoiser, spec.family.arch, spec.dtype)
     return assembly
@@ -341,6 +344,8 @@ def assemble(
 def loaded(spec: ModelSpec, plan: Plan, name: str, device: torch.device, folder: Path | None) -> Any:
     """A model with its weights; of the denoiser those parts on the host that are to stay there."""
     dtype = load_dtype(spec, name)
+    if plan.head_shards > 1 and name in spec.first_layers:
+        device = torch.device("cpu")
     if name != spec.family.denoiser:
         return load(spec.family, spec.source, name, dtype=dtype, device=device)
     if plan.optimizer_state == "host" or plan.shards > 1:

@@ -7,7 +7,7 @@ in Doc-to-LoRA (arXiv:2602.15902), so that what all styles have in common need n
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,8 @@ class Predictor(nn.Module):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
         self.config, self.record = config, dict[str, Any]()
+        self.split: Callable[[Tensor | None, int], Pairs] | None = None
+        """Takes the place of :meth:`write` where the heads are divided between processes."""
         width, rank = config.width, config.rank
         self.static_down = nn.ParameterList(
             torch.randn(rank, target.inputs) / math.sqrt(target.inputs) for target in config.targets
@@ -186,21 +188,37 @@ class Predictor(nn.Module):
         Of no pictures, k = 0, it is the static LoRA.
         """
         example = looks if isinstance(looks, Tensor) else next(iter(looks.values()))
-        if not self.config.looks or not example.shape[1]:
-            return self.static(len(example))
-        codes = torch.einsum("sw,lwn->lsn", self.vectors(looks), self.inner)
+        is_static = not self.config.looks or not example.shape[1]
+        write = self.split or self.write
+        return write(None if is_static else self.vectors(looks), len(example))
+
+    def write(self, vectors: Tensor | None, count: int, numbers: range | None = None) -> Pairs:
+        """What the heads write of so many styles' vectors, (S, numbers); of None the static LoRA.
+
+        Args:
+            vectors: As :meth:`vectors` gives them.
+            count: Of styles.
+            numbers: Numbers of the targets, where the first matrices of those alone are here.
+        """
+        if vectors is None:
+            return self.static(count, numbers)
+        codes = torch.einsum("sw,lwn->lsn", vectors, self.inner)
         pairs, rank = {}, self.config.rank
-        for number, target in enumerate(self.config.targets):
-            down = (codes[2 * number] @ self.down[number]).view(-1, rank, target.inputs)
-            up = (codes[2 * number + 1] @ self.up[number]).view(-1, target.outputs, rank)
+        for position, number in enumerate(numbers or range(len(self.config.targets))):
+            target = self.config.targets[number]
+            down = (codes[2 * position] @ self.down[number]).view(-1, rank, target.inputs)
+            up = (codes[2 * position + 1] @ self.up[number]).view(-1, target.outputs, rank)
             pairs[target.name] = (down + self.static_down[number], up + self.static_up[number])
         return pairs
 
-    def static(self, count: int) -> Pairs:
+    def static(self, count: int, numbers: range | None = None) -> Pairs:
         """The part that is the same for every style, for ``count`` styles."""
         return {
-            target.name: (down.expand(count, -1, -1), up.expand(count, -1, -1))
-            for target, down, up in zip(self.config.targets, self.static_down, self.static_up, strict=True)
+            self.config.targets[number].name: (
+                self.static_down[number].expand(count, -1, -1),
+                self.static_up[number].expand(count, -1, -1),
+            )
+            for number in numbers or range(len(self.config.targets))
         }
 
     @torch.no_grad()
@@ -245,11 +263,19 @@ class Predictor(nn.Module):
                 )
         return {PIXELS: pixels_of(images, self.config.side).to(device), **looks}
 
-    def save(self, path: Path, record: Mapping[str, Any]) -> None:
-        """Write weights in bf16 and, in the header, the config and the ``record`` of the training."""
-        weights = {
+    def save(
+        self, path: Path, record: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write weights in bf16 and, in the header, the config and the ``record`` of the training.
+
+        Args:
+            path: The file.
+            record: What is to be known of the training.
+            weights: By name, where they are not whole here.
+        """
+        halves = {
             name: weight.detach().to("cpu", torch.bfloat16).contiguous()
-            for name, weight in self.state_dict().items()
+            for name, weight in (weights or self.state_dict()).items()
         }
         facts = {
             "format": FORMAT,
@@ -258,7 +284,7 @@ class Predictor(nn.Module):
             "record": json.dumps(record),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, lambda draft: save_file(weights, draft, facts))
+        atomic_write(path, lambda draft: save_file(halves, draft, facts))
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu") -> "Predictor":

@@ -155,9 +155,11 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     optimizer_state = (
         "8bit" if optimizer_of(request.optimizer).in_8_bits and "8bit" in request.optimizer_state else "fp32"
     )
-    shards = request.shards[0]
+    divides = request.trained.divides_heads
+    shards = 1 if divides else request.shards[0]
     moves = device.kind == "cuda" and request.trained.keeps_blocks and shards == 1
     small = device.kind == "cuda" and request.min_weight_precision != "16bit"
+    small = small and not (divides and request.shards[-1] > 1)
     plans = [
         (
             Plan(
@@ -167,6 +169,7 @@ def least(profile: Profile, device: Device, request: PlanRequest) -> Choice:
                 checkpointed_blocks=checkpointed_blocks,
                 swapped_blocks=blocks if moves else 0,
                 shards=shards,
+                head_shards=request.shards[-1] if divides else 1,
                 gradients="fp32" if profile.on_host else request.gradients(device)[-1],
                 optimizer_state="host" if profile.on_host else optimizer_state if small else "fp32",
                 mmap_weights=mmap_weights,

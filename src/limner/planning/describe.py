@@ -10,7 +10,7 @@ from limner.planning.choice import Choice, budget
 from limner.planning.devices import Device
 from limner.planning.planner import PlanResult
 from limner.planning.profile import folded
-from limner.planning.shards import passed_bytes
+from limner.planning.shards import exchanged_bytes, passed_bytes
 from limner.planning.time import accumulation_of, compile_seconds
 from limner.recipe.fields import label
 
@@ -168,13 +168,7 @@ def sentences(result: PlanResult, choice: Choice) -> Iterator[str]:
     if plan.compute == "fp32" and device.kind == "cuda" and result.recipe.limits.compute_dtype == "auto":
         fp16 = f", and {result.profile.base} is not known to stay below fp16's 65504"
         yield f"fp32: {device.name} has no bf16{fp16 if device.rates.gemm.get('fp16') else ' or fp16'}"
-    if plan.shards > 1:
-        size, rate = passed_bytes(result.profile, plan), device.rates.link
-        steps = accumulation_of(plan, result.request.batches)
-        yield (
-            f"weights split over {plan.shards} processes (FSDP2): {human(round(size * steps))} come to each "
-            f"in a step, in {_seconds(size * steps / rate)} at {rate / 1e9:.3g} GB/s"
-        )
+    yield from _split(result, plan)
     if plan.optimizer_state in MOMENTS:
         yield MOMENTS[plan.optimizer_state]
     if plan.gradients == "bf16":
@@ -225,6 +219,24 @@ def _words(result: PlanResult) -> Iterator[str]:
         f"textual inversion: {names} ({size}) stay in memory and run forward and back for captions with the "
         f"word, {share:.0%} of a step's arithmetic; other captions stay cached"
     )
+
+
+def _split(result: PlanResult, plan: Plan) -> Iterator[str]:
+    """What is split over processes, and what that sends between them."""
+    device, micro_batches = result.device, accumulation_of(plan, result.request.batches)
+    if plan.shards > 1:
+        size = passed_bytes(result.profile, plan) * micro_batches
+        text = f"weights split over {plan.shards} processes (FSDP2): {human(round(size))} come"
+    elif plan.head_shards > 1:
+        size = exchanged_bytes(result.profile, plan) * micro_batches
+        text = (
+            f"heads divided between {plan.head_shards} processes, layer by layer: {human(round(size))} of "
+            "factors and gradients come"
+        )
+    else:
+        return
+    rate = device.rates.link
+    yield f"{text} to each in a step, in {_seconds(size / rate)} at {rate / 1e9:.3g} GB/s"
 
 
 def _precision(result: PlanResult, plan: Plan) -> str:

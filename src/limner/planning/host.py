@@ -82,8 +82,8 @@ def host_memory_of(
     """
     training = resident(profile, plan, optimizer, average=average)
     snapshot = 0 if profile.on_host else saved_bytes(profile, plan, optimizer, average=average)
-    if plan.shards > 1:  # the first of the processes gathers it; of the computer each has a share
-        snapshot = -(-snapshot // plan.shards)
+    if plan.parted > 1:  # the first of the processes gathers it; of the computer each has a share
+        snapshot = -(-snapshot // plan.parted)
     hosts: dict[Phase, HostMemory] = {
         "load": _loading(profile, plan),
         "cache": caching(profile, plan, image_pixels=image_pixels),
@@ -158,6 +158,8 @@ def _loading(profile: Profile, plan: Plan) -> HostMemory:
     # each part is laid into its file, or its locked place, while it is still there as it was read
     code_bytes = coding(_away(profile, plan), plan)
     base_bytes = LIBRARIES + (code_bytes + MALLOC_SLACK if code_bytes else 0)
+    if plan.head_shards > 1:  # all heads are there before they are divided
+        base_bytes += MASTER * profile.trained
     return HostMemory(
         base_bytes + max(parts, default=0), 0 if plan.mmap_weights else resident(profile, plan).pinned
     )

@@ -204,16 +204,16 @@ def moving_bytes(
     """
     if profile.on_host:
         return 0
-    all_reduce = all_reduce and not trains_parts(profile, plan)
+    buffer = imported("limner.planning.shards:summed_numbers")(profile, plan) if all_reduce else 0
     profile = part_of(profile, plan)
     state = state_bytes(profile, plan, optimizer) if first and not optimizer_of(optimizer).paged else 0
     scratch = round(scratch_bytes(profile, optimizer)) + _portion(profile, plan)
-    return scratch + state + all_reduce * MASTER * profile.learning
+    return scratch + state + MASTER * buffer
 
 
 def part_of(profile: Profile, plan: Plan) -> Profile:
     """The profile of what stays in one process, where weights are split over several."""
-    return imported("limner.planning.shards:part_of")(profile, plan) if plan.shards > 1 else profile
+    return imported("limner.planning.shards:part_of")(profile, plan) if plan.parted > 1 else profile
 
 
 def trains_parts(profile: Profile, plan: Plan) -> bool:

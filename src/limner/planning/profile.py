@@ -206,6 +206,10 @@ class Profile:
     """Whether their masters, gradients and moments are on the host, and what is here is a working copy."""
     head: int = 0
     """Numbers that are trained behind the last block: the first whose gradients are there."""
+    heads: int = 0
+    """Numbers of ``trained`` that belong to one layer each: the heads of a predictor."""
+    factors: int = 0
+    """Numbers of the LoRA that a predictor writes for an image."""
     constants: int = 0
     """Bytes that live as long as the run and belong to no layer: plain tensors of the models, constants."""
     stages: tuple[Stage, ...] = ()

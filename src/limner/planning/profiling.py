@@ -11,6 +11,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from limner.assembly.assemble import ModelSpec
+from limner.imports import imported
 from limner.nn.memory.offload import AUTOCAST_LAYERS
 from limner.nn.memory.plan import Weights
 from limner.planning.dry_run import DryRun, DryRunResult, TraceSpec
@@ -125,12 +126,22 @@ def _assembled(dry_run: DryRun, results: DryRuns, parts: Sequence[int] | None, b
         exact=totals[5] if trains_base else 0,
         idle=totals[4],
         constants=dry_run.constants,
+        heads=_predictor(dry_run).get("heads", 0),
+        factors=_predictor(dry_run).get("factors", 0),
         on_host=dry_run.trace_spec.on_host,
         head=_behind(plain[0]) if trains_base else 0,
         forward=_line([_fullest(entry) - entry.saved for entry in plain]),
         backward=_most([block.backward_room for block in blocks]),
         recompute=_most([block.recompute_room for block in blocks]),
     )
+
+
+def _predictor(dry_run: DryRun) -> dict[str, int]:
+    """What of a predictor may be divided between processes, and what those then exchange."""
+    if not dry_run.spec.trainable.separate:
+        return {}
+    (name,) = dry_run.spec.first_layers
+    return imported("limner.hyper.shards:sizes_of")(dry_run.models[name])
 
 
 def _fullest(trace: Trace) -> int:

@@ -35,6 +35,7 @@ class ProfileRequest:
             **({"controls": self.base.controls} if self.base.controls else {}),
             **({"sampled": self.base.resolution} if len(self.base.sizes.resolutions) > 1 else {}),
             **({"inversion": _vectors(recipe)} if recipe.train.method == "inversion" else {}),
+            **({"instant": _looks(recipe)} if recipe.train.method == "instant" else {}),
             **({"samples": sizes} if (sizes := own_sizes(recipe)) else {}),
             "size": self.size,
             "compute": self.base.compute,
@@ -47,6 +48,11 @@ class ProfileRequest:
             "objective": {**asdict(self.base.objective), "mask_floor": masked},
             "sample": [recipe.sample.width, recipe.sample.height, recipe.sample_guidance],
         }
+
+
+def _looks(recipe: Recipe) -> dict[str, Any]:
+    """What of a predictor decides its size, and what it looks at."""
+    return recipe.instant.model_dump(mode="json", exclude={"group", "static_steps", "guidance"})
 
 
 def _vectors(recipe: Recipe) -> list[Any]:

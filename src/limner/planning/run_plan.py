@@ -48,7 +48,7 @@ def plan_run(recipe: Recipe, reporter: Reporter, previous: PreviousPrecision | N
     # each tells all, or one would wait for a word that another has no reason to give
     entries = distributed.gather((local.free, local.name, run_plan.plan))
     precision = _agreed(entries)
-    if run_plan.plan.shards > 1:
+    if run_plan.plan.parted > 1:
         return run_plan
     is_unequal = max(free for free, *_ in entries) > UNEQUAL * min(free for free, *_ in entries)
     if recipe.train.method == "full" or not is_unequal:  # moments on the host of one, and not of another
@@ -103,7 +103,7 @@ def _agreed(entries: Sequence[tuple[int, str, Plan]]) -> PreviousPrecision:
             f"The processes of this run would compute in {devices}. Set limits.compute_dtype to one that all "
             "have, or train on devices of one kind."
         )
-    if len({plan.shards for _, _, plan in entries}) > 1:
+    if len({plan.parted for _, _, plan in entries}) > 1:
         raise BadRecipe(
             "The devices of this run differ in whether weights are to be split over its processes. Set "
             'limits.shard = "on" or "off".'

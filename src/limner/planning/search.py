@@ -21,7 +21,7 @@ from itertools import product
 
 from limner.errors import DoesNotFit
 from limner.imports import imported
-from limner.nn.memory.plan import OptimizerState, Plan
+from limner.nn.memory.plan import Plan
 from limner.planning import memory
 from limner.planning.choice import (
     ENCODING,
@@ -57,7 +57,8 @@ def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """The fastest plan that fits; of those within ``TIE`` of it the most precise, then the simplest.
 
     Of the plans that are as precise, no less simple, and within ``LEEWAY`` of that one, the smallest. Weights
-    are split over processes where nothing else fits, or where they are trained and that is faster.
+    are split over processes where nothing else fits, or where they are trained and that is faster: those of a
+    full fine-tune, and the heads of a predictor.
 
     Args:
         profile: Of the base, the adapter and the largest bucket.
@@ -69,7 +70,9 @@ def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     """
     whole = _unsplit(profile, device, request) if 1 in request.shards else None
     split = None
-    if request.shards[-1] > 1 and not (whole and request.trained.keeps_blocks):
+    if request.shards[-1] > 1 and request.trained.divides_heads:
+        split = _unsplit(profile, device, request, head_shards=request.shards[-1])
+    elif request.shards[-1] > 1 and not (whole and request.trained.keeps_blocks):
         split = imported("limner.planning.sharded:sharded")(profile, device, request)
     choices = [choice for choice in (whole, split) if choice]
     if not choices:
@@ -77,10 +80,15 @@ def choose(profile: Profile, device: Device, request: PlanRequest) -> Choice:
     return min(choices, key=lambda choice: choice.step_time.seconds)
 
 
-def _unsplit(profile: Profile, device: Device, request: PlanRequest) -> Choice | None:
-    """The best plan with the whole model in each process."""
+def _unsplit(
+    profile: Profile, device: Device, request: PlanRequest, *, head_shards: int = 1
+) -> Choice | None:
+    """The best plan with the whole model in each process; of a predictor's heads perhaps a part."""
     for optimizer_state in optimizer_states(profile, device, request):
-        space = _Space(profile, device, request, optimizer_state)
+        if head_shards > 1 and optimizer_state != "fp32":
+            continue
+        start = Plan(compute=request.compute, optimizer_state=optimizer_state, head_shards=head_shards)
+        space = _Space(profile, device, request, start)
         if plan := space.fastest():
             choice = assess(profile, device, request, plan)
             assert fits(choice, device), plan  # what was summed up is what is counted in one go
@@ -124,7 +132,7 @@ def below(
             weight_kinds=(plan.weights,),
             optimizer_state=(plan.optimizer_state,),
             code_modulations=plan.code_modulations,
-            shards=(plan.shards,),
+            shards=(plan.parted,),
         ),
     )
     cache_fields = {name: getattr(plan, name) for name in ENCODING[0]}
@@ -191,17 +199,13 @@ class _Group:
 
 
 class _Space:
-    """Every plan of a request with one way of storing moments."""
+    """Every plan of a request with one way of storing moments and dividing heads."""
 
-    def __init__(
-        self, profile: Profile, device: Device, request: PlanRequest, optimizer_state: OptimizerState
-    ) -> None:
+    def __init__(self, profile: Profile, device: Device, request: PlanRequest, start: Plan) -> None:
         self.profile, self.device, self.request = profile, device, request
         self.blocks = len(profile.blocks)
         self.room = budget(device)
-        self.start = encoding(
-            profile, device, Plan(compute=request.compute, optimizer_state=optimizer_state), request
-        )
+        self.start = encoding(profile, device, start, request)
         self.limit = float("inf")
         """Seconds of a step that a plan may take at most to be among the fastest."""
         self.groups: list[_Group] = []

@@ -28,6 +28,8 @@ def share_of(recipe: Recipe, processes: int) -> Recipe:
             f"each computes one at least. Set train.batch to {processes} or more, or start fewer processes."
         )
     changes = {"train.batch": math.ceil(recipe.train.batch / processes)}
+    if recipe.train.method == "instant":  # micro-batches may cut through a group
+        changes["instant.group"] = math.gcd(changes["train.batch"], recipe.instant.group)
     if recipe.prior.wanted:
         changes["prior.batch"] = math.ceil(recipe.prior.batch / processes)
     return change(recipe, changes)

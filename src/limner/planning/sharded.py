@@ -31,7 +31,7 @@ def shards_of(recipe: Recipe, processes: int, compute: Compute) -> tuple[int, ..
     Raises:
         BadRecipe: The recipe wants them split, and they cannot be.
     """
-    mode, full = recipe.limits.shard, recipe.train.method == "full"
+    mode, full = recipe.limits.shard, recipe.train.method in ("full", "instant")
     if mode == "on" and processes == 1:
         raise BadRecipe(
             'limits.shard is "on", and one process has nobody to split weights with. Start several '
@@ -39,8 +39,9 @@ def shards_of(recipe: Recipe, processes: int, compute: Compute) -> tuple[int, ..
         )
     if mode == "on" and full and compute == "fp16":
         raise BadRecipe(
-            'limits.shard is "on", and a full fine-tune in fp16, which this device computes in, cannot be '
-            'split: each process would scale the loss by its own part. Set limits.compute_dtype = "fp32".'
+            f'limits.shard is "on", and train.method "{recipe.train.method}" in fp16, which this device '
+            "computes in, cannot be split: each process would scale the loss by its own part. Set "
+            'limits.compute_dtype = "fp32".'
         )
     if mode == "off" or processes == 1 or obstacle(recipe)[0] or full and compute == "fp16":
         return (1,)

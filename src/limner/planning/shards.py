@@ -3,7 +3,8 @@
 Of N processes each has 1/N of every weight. A gather brings a process what the others have, (N - 1)/N of a
 block, at the rate of the link between devices (a ring, as NCCL counts its bus bandwidth). Frozen weights are
 gathered twice in a micro-batch, forward and backward; where they are trained, gradients go the same way once
-more, and nothing else is summed. No torch.
+more, and nothing else is summed. Of a predictor whose heads are divided each process has the base whole, and
+what goes between them is the factors that heads write, and their gradients. No torch.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ def trains_blocks(profile: Profile) -> bool:
 
 def part_of(profile: Profile, plan: Plan) -> Profile:
     """The profile of what stays in one process: of its blocks, or of all that is trained, a part."""
+    if plan.head_shards > 1:
+        return _with_part_of_heads(profile, plan)
     if plan.shards == 1:
         return profile
     if not trains_blocks(profile):
@@ -43,6 +46,18 @@ def part_of(profile: Profile, plan: Plan) -> Profile:
         blocks=tuple(replace(block, trained=part(block.trained, plan.shards)) for block in profile.blocks),
         **{name: part(getattr(profile, name), plan.shards) for name in names},
     )
+
+
+def _with_part_of_heads(profile: Profile, plan: Plan) -> Profile:
+    """One process's heads: shares differ by a head at most. Factors wait twice, on their way and arrived."""
+    heads = min(profile.heads, part(profile.heads, plan.head_shards) + profile.largest)
+    rest, waiting = profile.rest, 2 * NUMBER * profile.factors
+    sizes = {
+        name: replace(line, per_image=line.per_image + waiting, single=None)
+        for name, line in {"saved": rest.saved, "input": rest.input}.items()
+    }
+    trained = profile.trained - profile.heads + heads
+    return replace(profile, trained=trained, rest=replace(rest, **sizes))
 
 
 def part(size: int, shards: int) -> int:
@@ -119,8 +134,20 @@ def _exposed(busy: Sequence[float], coming: Sequence[float]) -> float:
     return sum(max(0.0, time - work) for work, time in zip(busy, coming, strict=False))
 
 
+def exchanged_bytes(profile: Profile, plan: Plan) -> float:
+    """Bytes that come to a process in a micro-batch: factors of its samples, gradients of its heads'."""
+    return 2 * _coming(NUMBER * profile.factors * plan.micro_batch, plan.head_shards)
+
+
+def summed_numbers(profile: Profile, plan: Plan) -> int:
+    """Numbers whose gradients processes sum once a step: those that each has whole."""
+    if plan.shards > 1 and trains_blocks(profile):
+        return 0
+    return profile.learning - profile.heads * (plan.head_shards > 1)
+
+
 def summing_seconds(profile: Profile, plan: Plan, device: Device) -> float:
     """Seconds in which processes sum the gradients of what each has whole: an all-reduce, there and back."""
-    if device.processes == 1 or plan.shards > 1 and trains_blocks(profile):
+    if device.processes == 1:
         return 0.0
-    return 2 * _coming(NUMBER * profile.learning, device.processes) / device.rates.link
+    return 2 * _coming(NUMBER * summed_numbers(profile, plan), device.processes) / device.rates.link

@@ -141,6 +141,9 @@ class CostModel:
         self.teacher_share = teacher_share
         bare_seconds = teacher_share * (sum(self.forward) + self.outside_seconds)
         self.once = sum(self.forward) + sum(self.backward) + self.rest + self.giving + bare_seconds
+        if plan.head_shards > 1:
+            passing = imported("limner.planning.shards:exchanged_bytes")(profile, plan)
+            self.once += passing / device.rates.link
 
     def _all(self, block: Block) -> tuple[float, float, float]:
         return (

@@ -1,6 +1,6 @@
 """What is trained, as far as it decides how a run can be computed: a value of a few kinds. No torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from limner.nn.memory.plan import OptimizerState, Plan
 
@@ -20,6 +20,8 @@ class TrainedKind:
     """Whether a LoRA of each checkpoint stays; else a model is left at the end, as large as the base."""
     maps_checkpoints: bool
     """Whether a checkpoint is so large that mapping it, to be compared, counts."""
+    divides_heads: bool = False
+    """Whether processes may divide between them what is trained, layer by layer, while each has the base."""
     label: str
     """Of the precision in which it is stored, for people: ``weights {}`` gets that of the frozen weights."""
 
@@ -46,5 +48,7 @@ WHOLE_MODEL = TrainedKind(
     label="full fine-tune: weights fp32",
 )
 """Every weight of the denoiser, in fp32 masters."""
-TRAINED = {"lora": ADAPTERS, "instant": ADAPTERS, "inversion": ADAPTERS, "full": WHOLE_MODEL}
-"""``train.method`` -> what a plan is made for. A predictor leaves the base's weights as adapters do."""
+PREDICTOR = replace(ADAPTERS, divides_heads=True)
+"""A predictor, which leaves the base's weights as adapters do."""
+TRAINED = {"lora": ADAPTERS, "instant": PREDICTOR, "inversion": ADAPTERS, "full": WHOLE_MODEL}
+"""``train.method`` -> what a plan is made for."""

@@ -247,8 +247,9 @@ class Limits(Section):
     accumulation. Unset: the whole batch. Less memory, the same result."""
     shard: Literal["auto", "off", "on"] = "auto"
     """Shard the denoiser's weights over the processes of the run (FSDP2); for train.method "full" gradients
-    and optimizer states too. auto: where the plan finds that nothing else fits, or that it is faster for a
-    full fine-tune. The same training, to rounding."""
+    and optimizer states too. For "instant" the base stays whole, and the predictor's heads are divided layer
+    by layer, with their gradients and optimizer states. auto: where the plan finds that nothing else fits, or
+    that it is faster for a full fine-tune or a predictor. The same training, to rounding."""
     timeout: Annotated[int, Field(ge=1, le=10080)] = 120
     """Minutes that the processes of a run wait for each other, as while one samples, exports, encodes its
     share or waits for its GPU, before the run ends. One that is gone is noticed within a minute."""

@@ -1,4 +1,4 @@
-"""Which runs may have the denoiser's weights split over their processes, and why others may not."""
+"""Which runs may have weights split over their processes, the denoiser's or a predictor's, and which not."""
 
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ def obstacle(recipe: "Recipe") -> tuple[str, str]:
     All processes gather each block together, so each must run the denoiser as often as the others.
     """
     train = recipe.train
+    if train.method == "instant":
+        return _of_heads(recipe)
     if train.method not in ("lora", "full"):
         return f'train.method "{train.method}"', "is trained with the whole model in each process"
     if train.objective != "denoise":
@@ -28,11 +30,24 @@ def obstacle(recipe: "Recipe") -> tuple[str, str]:
         return f'sample.base "{recipe.sample.base}"', "puts another base in the place of the split one"
     if recipe.limits.matmul_precision == "8bit":
         return 'limits.matmul_precision "8bit"', "reads weights in codes, which are not split"
-    if train.method == "full" and not optimizer_of(train.optimizer).in_parts:
-        return f'train.optimizer "{train.optimizer}"', "looks at whole weights"
-    if train.method == "full" and recipe.limits.compute_dtype == "fp16":
+    return _of_trained(recipe) if train.method == "full" else ("", "")
+
+
+def _of_trained(recipe: "Recipe") -> tuple[str, str]:
+    """What cannot be had where the trained weights themselves are split."""
+    name = recipe.train.optimizer
+    if not optimizer_of(name).in_parts:
+        return f'train.optimizer "{name}"', "looks at whole weights"
+    if recipe.limits.compute_dtype == "fp16":
         return 'limits.compute_dtype "fp16"', "scales the loss by what each process finds in its own part"
     return "", ""
+
+
+def _of_heads(recipe: "Recipe") -> tuple[str, str]:
+    """What cannot be had with a predictor's heads divided between processes, while the base stays whole."""
+    if not recipe.instant.encoders:
+        return "instant.encoders = []", "trains one LoRA for all pictures, with no heads to divide"
+    return _of_trained(recipe)
 
 
 def refuse_shard(recipe: "Recipe") -> None:

@@ -38,7 +38,7 @@ from limner.training.rows import text_values
 from limner.training.samples import at_strength, images_of, prompt_groups, sample_prompts
 
 if TYPE_CHECKING:
-    from limner.nn.memory.sharding import Sharding
+    from limner.nn.memory.parts import Parts
 
 
 def rate(resolved: Resolved, name: str) -> float:
@@ -121,7 +121,7 @@ class TrainableModel:
         self.engine, self.half_gradients = self._equipped(), self._halved()
 
     @property
-    def parts(self) -> "Sharding | None":
+    def parts(self) -> "Parts | None":
         """The parts of the trained weights, where those are split over processes."""
         return self.sharding if self.offload is self.sharding else None
 

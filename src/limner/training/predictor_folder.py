@@ -63,7 +63,11 @@ class PredictorFolder:
             "learning_rate": recipe.train.learning_rate,
             "experts": [predictor_hash(path) for path in recipe.instant.experts],
         }
-        learner.save(file, record)
+        weights = None
+        if model.parts:
+            start = "learner."
+            weights = {name.removeprefix(start): weight for name, weight in model.state()[MODEL].items()}
+        learner.save(file, record, weights)
         Predictor.load(file)
         return None if recipe.instant.encoders else _write_static(model, run, learner, step)
 

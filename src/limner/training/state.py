@@ -94,9 +94,13 @@ class TrainState:
 
     def export_step(self, step: int) -> Path | None:
         """Write the LoRA after ``step`` steps, which other programs can use; None where a base is trained."""
-        if distributed.rank() != 0:
+        separate = self.model.parts and self.resolved.spec.trainable.separate
+        if distributed.rank() != 0 and not separate:
             return None
         with self.final_weights():
+            if distributed.rank() != 0:
+                self.model.state()  # the part of this process, of what the first one writes
+                return None
             return ends_in(self.resolved).write_step(self.model, self.run, step)
 
     def restore(self, last_checkpoint: checkpoint.LoadedCheckpoint) -> None:
@@ -142,7 +146,8 @@ class TrainState:
         """Images, parameters, steps and what validation loss is of; the prior; where the run goes on."""
         resolved, train_config = self.resolved, self.resolved.recipe.train
         images = len({view.example.sha256 for view in resolved.own})
-        count = sum(p.numel() for p in self.model.parameters)
+        parts = self.model.parts
+        count = parts.numbers if parts else sum(p.numel() for p in self.model.parameters)
         kind = "held out" if resolved.truly_held_out else "a fixed subset of the training images"
         dtype = str(resolved.dtype).removeprefix("torch.")
         epochs = train_config.steps * train_config.batch / images

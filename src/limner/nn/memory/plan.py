@@ -126,6 +126,8 @@ class Plan:
     """Block swap: so many blocks, spread evenly, keep their frozen weights in CPU RAM until they are due."""
     shards: int = 1
     """Processes that the denoiser's weights are split over (FSDP2); 1: each process has all of them."""
+    head_shards: int = 1
+    """Processes that the heads of a predictor are divided between; 1: each process has all of them."""
     swap_buffers: int = 2
     """Blocks' worth of device memory that swapped blocks share, at least 2."""
     mmap_weights: bool = False
@@ -165,6 +167,11 @@ class Plan:
     def codes(self) -> QuantKind | None:
         """How weights are stored where that is not in full."""
         return None if self.weights in ("fp32", "bf16", "fp16") else self.weights
+
+    @property
+    def parted(self) -> int:
+        """Processes that anything is split over."""
+        return max(self.shards, self.head_shards)
 
     def to_json(self) -> dict[str, Any]:
         """What ``plan.json`` holds of it."""

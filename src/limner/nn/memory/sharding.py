@@ -8,7 +8,7 @@ are trained, masters, gradients and the optimizer's state are parts too; gradien
 Gathering is done by all processes together, so all of them run the same number of passes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from limner.errors import BadRecipe
 from limner.nn.arch import ArchSpec, trained_by_name
 from limner.nn.distributed import rank, reaching_all, world
+from limner.nn.memory.parts import Parts
 
 
-class Sharding:
+class Sharding(Parts):
     """The parts that this process has of a denoiser, and the way to whole tensors and back.
 
     Args:
@@ -58,7 +59,6 @@ class Sharding:
         self.masters = {name: nn.Parameter(_part(weight)) for name, weight in self._split_weights.items()}
         """What is trained, in parts that share the memory of those of the model; none beside a LoRA."""
         self.shapes = {name: weight.shape for name, weight in self._split_weights.items()}
-        self._names = {id(master): name for name, master in self.masters.items()}
 
     def _split(self, module: nn.Module, whole: set[nn.Parameter]) -> None:
         module.register_forward_hook(_without_views)  # ahead of torch's own, which is lost on a view
@@ -81,9 +81,6 @@ class Sharding:
         """Drop the gradients of a pass that failed half way."""
         for weight in self._split_weights.values():
             weight.grad = None
-
-    def publish(self) -> None:
-        """Nothing: the model computes with the masters' own memory."""
 
     def sum(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
         """The loss of all processes; gradients are summed already. As ``distributed.sum_gradients``."""
@@ -119,50 +116,6 @@ class Sharding:
         """This process's part of a tensor."""
         rows = -(-self.shapes[name][0] // world())
         return whole[rank() * rows : (rank() + 1) * rows]
-
-    def whole_weights(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Trained tensors by name, as :meth:`whole` puts them together."""
-        return {name: self.whole(name, part) for name, part in parts.items()}
-
-    def part_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The way back. What is of another shape is left to whoever compares names and shapes."""
-        return {
-            name: self.part(name, tensor) if self.shapes.get(name) == tensor.shape else tensor
-            for name, tensor in tensors.items()
-        }
-
-    def whole_list(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """One for each master, in their order, as :meth:`whole` puts it together."""
-        return [self.whole(name, part) for name, part in zip(self.masters, parts, strict=True)]
-
-    def part_list(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The way back."""
-        return list(self.part_weights(dict(zip(self.masters, tensors, strict=True))).values())
-
-    def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """``optimizer.state_dict()`` as that of an optimizer of whole weights. As :meth:`whole`."""
-        return self._mapped(optimizer, optimizer.state_dict(), is_whole=False)
-
-    def part_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        """The way back: what :meth:`whole_state` gave, for this process's optimizer."""
-        return self._mapped(optimizer, state, is_whole=True)
-
-    def _mapped(
-        self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, is_whole: bool
-    ) -> dict[str, Any]:
-        masters = [master for group in optimizer.param_groups for master in group["params"]]
-        names = [self._names[id(master)] for master in masters]
-        change = self.part if is_whole else self.whole
-        entries: dict[Any, Any] = {}
-        for index, entry in sorted(state["state"].items()):
-            shape = self.shapes[names[index]] if is_whole else masters[index].shape
-            entries[index] = {
-                key: change(names[index], value)
-                if isinstance(value, Tensor) and value.ndim and value.shape == shape
-                else value
-                for key, value in entry.items()
-            }
-        return {**state, "state": entries}
 
 
 def _without_views(module: nn.Module, args: Any, outputs: Any) -> Any:
