@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, SiglipVisionConfig, SiglipVisionModel
 
 from limner.assembly.base import family_at
@@ -18,7 +18,7 @@ from limner.hyper.predictor import Predictor, PredictorConfig
 from limner.hyper.published import STACKS, PublishedPredictor
 from limner.hyper.states import states_of
 from limner.hyper.targets import linear_layers, targets_of
-from limner.hyper.vision import ReferenceImages, embed, load_encoder
+from limner.hyper.vision import COPIES, ENCODERS, ReferenceImages, embed, load_encoder
 from limner.lora import file
 from limner.lora.location import locate_base
 from limner.prediction import PUBLISHED_ENCODERS, InstantOptions, instant
@@ -188,7 +188,7 @@ def test_a_predictor_for_another_base_or_a_damaged_one_is_told(predictor, pictur
 
 def test_a_training_starts_from_the_prediction(predictor, photos, tiny_base, tmp_path, monkeypatch):
     """Of the layers that the recipe trains; the rest is said."""
-    monkeypatch.setattr("limner.prediction.embedded_predictors", lambda: {"tiny-flux": predictor})
+    monkeypatch.setattr("limner.hyper.catalog.embedded_predictors", lambda: {"tiny-flux": predictor})
     told = Told()
     recipe = wish(tiny_base, photos, train={"init": "instant", "steps": 0}, lora={"rank": 2})
     train(recipe, tmp_path / "run", told)
@@ -253,6 +253,51 @@ def test_a_published_predictor_is_run_with_its_encoders(pictures, tmp_path):
         made(paths, base, tmp_path / "b.safetensors", path)
     with raises(BadBase):
         made(paths, "glyph", tmp_path / "b.safetensors", path)
+
+
+def test_a_published_predictor_and_its_encoders_are_found_by_name(pictures, tmp_path, monkeypatch):
+    """In the hub's cache, as its own files and DiffSynth's copies of the encoders, which have no config."""
+    base, path = published(tmp_path)
+    hub = tmp_path / "hub"
+    in_hub_cache(hub, "DiffSynth-Studio/Z-Image-i2L", "model.safetensors").symlink_to(path)
+    for name in ("siglip2", "dinov3"):
+        encoder = ENCODERS[name]
+        weights = in_hub_cache(hub, COPIES, encoder.copy)
+        state = load_file(tmp_path / name / "model.safetensors")
+        layers = {
+            key.removeprefix("model.").removeprefix("vision_model."): value for key, value in state.items()
+        }
+        save_file(layers, weights)
+        sizes = json.loads((tmp_path / name / "config.json").read_text())
+        monkeypatch.setitem(ENCODERS, name, replace(encoder, sizes=sizes))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    paths = sorted(pictures.iterdir())[:2]
+    by_path = made(paths, base, tmp_path / "a.safetensors", path, encoders=str(tmp_path))
+    by_name = made(paths, base, tmp_path / "b.safetensors", "z-image-i2l")
+    assert (by_path.rank, by_name.predictor) == (by_name.rank, "z-image-i2l")
+    adapters = [file.read(tmp_path / f"{word}.safetensors").components["transformer"] for word in "ab"]
+    assert len(adapters[0]) == len(adapters[1]) > 0
+    assert all(torch.equal(adapters[0][layer].up, adapters[1][layer].up) for layer in adapters[0])
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    for name in ("siglip2", "dinov3"):  # fetched into a folder, as `hf download --local-dir` does
+        shutil.copytree(
+            in_hub_cache(hub, COPIES, ENCODERS[name].copy).parent, folder / ENCODERS[name].copy.split("/")[0]
+        )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    made(paths, base, tmp_path / "c.safetensors", path, encoders=str(folder))
+    changes = file.read(tmp_path / "c.safetensors").components["transformer"]
+    assert all(torch.equal(adapters[0][layer].up, changes[layer].up) for layer in adapters[0])
+
+
+def in_hub_cache(root: Path, hub_id: str, name: str) -> Path:
+    """Where a file of a repository lies in the hub's cache; its folders are made."""
+    repository = root / f"models--{hub_id.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    path = repository / "snapshots" / ("a" * 40) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def coarse_and_fine(folder: Path) -> Path:

@@ -147,7 +147,7 @@ class InstantKeys(TypedDict, total=False):
     """How a LoRA is made in one pass."""
 
     predictor: str
-    """A predictor's file or folder, or a hub id; the one that comes with the base when left out."""
+    """File or folder of a predictor, a published one (`z-image-i2l`), or a hub id; else the base's own."""
     encoders: str
     """For a published predictor: the folder of its image encoders; the hub's cache when left out."""
     experts: str

@@ -14,6 +14,7 @@ from limner.data.images import read_image
 from limner.data.listing import listed
 from limner.errors import BadBase, BadData, BadLora, BadUsage
 from limner.files import human, sha256_file
+from limner.hyper.catalog import expert_paths, predictor_path
 from limner.hyper.merge import cut, groups_of, join
 from limner.hyper.predictor import FILE, PIXELS, VAE, Predictor, is_predictor, mean_cosine
 from limner.hyper.published import PublishedPredictor, is_published
@@ -28,7 +29,7 @@ from limner.lora.saving import save
 from limner.lora.tools import tool_named
 from limner.models.bundled import described
 from limner.models.family import Family
-from limner.models.registry import embedded_bases, embedded_predictors
+from limner.models.registry import embedded_bases
 from limner.models.source import Source, content
 from limner.reporter import Reporter, counted
 
@@ -48,7 +49,7 @@ class InstantOptions:
     """What a person decides about a LoRA of one pass."""
 
     predictor: str = ""
-    """A predictor's file or folder, or a hub id; "" for the one that comes with the base."""
+    """A predictor's file or folder, the name of a published one, or a hub id; "": the one of the base."""
     rank: int | None = None
     """Of the file; None for that of the prediction."""
     strength: float = 1.0
@@ -204,7 +205,7 @@ def predict(
     Raises:
         LimnerError: See :func:`instant`.
     """
-    path = predictor_path(name, source.name)
+    path = predictor_path(name, source.name, family.name, reporter.line)
     title = without_path(name) or f"{source.name}-instant"
     layers = linear_layers(source, family)
     if path.is_file() and is_published(path):
@@ -299,21 +300,13 @@ def predict_experts(
     """
     if not options.experts:
         return predict(references, source, family, options.predictor, reporter)
-    folder = predictor_path(options.predictor, source.name)
-    names = [name.strip() for name in options.experts.split(",")]
-    files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
-    odd = [name for name in names if name not in files or names.count(name) > 1]
-    if odd:
-        raise BadUsage(
-            f"--experts is {options.experts!r}; {odd[0]!r} is not one file of {without_path(str(folder))}. "
-            f"Name files of the folder that --predictor says, each once; it has {', '.join(files) or 'none'}."
-        )
-    parts = [_expert(files[name], references, source, family, reporter) for name in names]
+    paths = expert_paths(options.experts, options.predictor, source.name, family.name, reporter.line)
+    parts = [_expert(path, references, source, family, reporter) for path in paths.values()]
     pairs = [{layer: (f.down, f.up) for layer, f in part.at_strength().items()} for part in parts]
     return Prediction(
         join(pairs, [1.0] * len(pairs)),
         parts[0].hints,
-        " + ".join(names),
+        " + ".join(paths),
         " + ".join(part.sha256 for part in parts),
         min(part.similarity for part in parts),
     )
@@ -359,24 +352,6 @@ def _announce(predictor: Predictor, title: str, images: int, reporter: Reporter)
         f"{title}: {weights / 1e6:.1f}M parameters, {human(4 * weights)} of memory; "
         f"{counted(images, 'picture')}{suffix}, about {max(seconds, 0.01):.2f} s on one core."
     )
-
-
-def predictor_path(name: str, base: str) -> Path:
-    """Where a predictor is.
-
-    Raises:
-        BadUsage: None comes with the base.
-        BadLora: It is neither here nor on the hub.
-    """
-    if name:
-        return file.find(name, "predictor", FILE)
-    folders = embedded_predictors()
-    if base not in folders:
-        hint = f" (one does with {', '.join(folders)})" if folders else ""
-        raise BadUsage(
-            f"No predictor comes with {base}{hint}. Name the file, folder or hub id of one with --predictor."
-        )
-    return folders[base]
 
 
 def require_base(predictor: Predictor, title: str, source: Source, layers: Mapping[str, Target]) -> None:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from layouts import hash_of_layout
 from limner.errors import BadBase
 from limner.hyper.published import PublishedPredictor, layout_of, rank_of
 from limner.hyper.targets import Target
@@ -96,6 +97,13 @@ def targets(groups, depth, side, prefix) -> dict[str, Target]:
     return {name: Target(name, round(a * side), round(b * side)) for name, a, b in names}
 
 
+RECOGNISED = {
+    "style": "0aad514690602ecaff932c701cb4b0bb",
+    "coarse": "a166c33455cdbd89c0888a3645ca5c0f",
+    "fine": "a5476e691767a4da6d3a6634a10f7408",
+    "z": "9510cb8cd1dd34ee0e4f111c24905510",
+}
+"""Of the names and shapes in the published files: what DiffSynth-Studio 2.1.12 recognises them by."""
 TRUE = {
     "style": ("qwen-image", 2_406_481_920, 2880, 720, {"narrow": 64}),
     "coarse": ("qwen-image", 7_927_234_560, 3360, 720, {"narrow": 128, "states": (71, 3584, 1024)}),
@@ -114,6 +122,7 @@ def test_at_true_size_every_tensor_fits_its_layer(name):
             network = qwen(60, 3072, wide=5632, rank=4, **sizes)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     assert sum(math.prod(shape) for shape in shapes.values()) == weights and len(shapes) == tensors
+    assert hash_of_layout(shapes) == RECOGNISED[name]
     layout = layout_of(shapes)
     assert (layout.family, layout.expert, layout.width) == (base, name if name != "z" else "style", 5632)
     assert layout.tokens == sizes.get("states", (0,))[0] and layout.bottleneck == sizes["narrow"]

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import (
     BitImageProcessor,
     Dinov2Config,
@@ -13,8 +16,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from layouts import hash_of_layout
 from limner.errors import BadBase
-from limner.hyper.vision import ENCODERS, embed, load_encoder
+from limner.hyper.vision import ENCODERS, embed, encoder_folder, load_encoder, skeleton
 from messages import raises
 
 TINY = {
@@ -64,3 +68,34 @@ def test_one_that_is_not_there_is_told_with_its_licence_and_the_command(name, tm
     with pytest.raises(BadBase) as caught:
         load_encoder(name, str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+RECOGNISED = {
+    "siglip2": ("469c78b61e3e31bc9eec0d0af3d3f2f8", ""),
+    "dinov3": ("5722b5c873720009de96422993b15682", "model."),
+}
+"""Of names and shapes in DiffSynth-Studio's copies, as it recognises them; what of our names they lack."""
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_the_sizes_are_those_of_the_published_weights(name):
+    wanted, prefix = RECOGNISED[name]
+    state = skeleton(name).state_dict()
+    assert (
+        hash_of_layout({key.removeprefix(prefix): tuple(value.shape) for key, value in state.items()})
+        == wanted
+    )
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn"])
+def test_a_damaged_copy_is_told(damage, tmp_path, monkeypatch):
+    model = MODELS["dinov3"]()
+    monkeypatch.setitem(ENCODERS, "dinov3", replace(ENCODERS["dinov3"], sizes=model.config.to_dict()))
+    state = model.state_dict()
+    folder = tmp_path / "DINOv3-7B"
+    folder.mkdir()
+    save_file(dict(list(state.items())[3:]), folder / "model.safetensors")
+    if damage == "torn":
+        (folder / "model.safetensors").write_bytes(b"torn")
+    with raises(BadBase):
+        load_encoder("dinov3", encoder_folder(str(tmp_path), "dinov3"))

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save, save_file
 
 from limner.errors import BadLora, DiskFull
 from limner.lora import file
-from limner.lora import file as lora_file
 from limner.lora.factors import Factors
 from limner.lora.file import difference, read, require_equal, write
 from loras import dora, factors, loha, lokr
@@ -108,7 +107,7 @@ def test_a_disk_that_lies_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         next(iter(flat.values()))[0, 0] += 1
         return save(flat, metadata)
 
-    monkeypatch.setattr(lora_file, "save", lying)
+    monkeypatch.setattr(file, "save", lying)
     with raises(BadLora):
         write(tmp_path / "lora.safetensors", components(), {})
     assert not list(tmp_path.iterdir())
@@ -263,7 +262,7 @@ def test_every_truncation_and_every_flipped_byte_is_noticed_or_harmless(tmp_path
     assert seen > 0.3 * len(damaged)
 
 
-def _renamed(found: lora_file.LoraFile, kept: lora_file.LoraFile) -> bool:
+def _renamed(found: file.LoraFile, kept: file.LoraFile) -> bool:
     return any(found.components[c].keys() != kept.components[c].keys() for c in kept.components)
 
 
@@ -370,6 +369,22 @@ def test_a_hub_id_without_the_one_file_is_told(names, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(*names))
     with raises(BadLora):
         file.find("owner/cats")
+
+
+def test_what_was_fetched_before_is_found_without_the_hub(tmp_path, monkeypatch):
+    fetched = tmp_path / "models--owner--cats"
+    for name in ("cat.safetensors", "deep/dog.safetensors"):
+        path = fetched / "snapshots" / ("a" * 40) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (fetched / "refs").mkdir()
+    (fetched / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    dog = file.find("owner/cats/deep/dog.safetensors")
+    with pytest.raises(BadLora, match="has 2 safetensors files"):
+        file.find("owner/cats")
+    dog.unlink()
+    assert file.find("owner/cats").name == "cat.safetensors"
 
 
 @pytest.mark.parametrize("name", ["nowhere.safetensors", "owner/cats", "a/b/c", "./cat"])

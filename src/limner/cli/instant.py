@@ -17,14 +17,16 @@ INSTANT = (
         "--predictor",
         "predictor",
         str,
-        "A predictor: its file, folder or hub id. Left out: the one that comes with the base.",
+        "A predictor: its file, folder or hub id, or a published one's name: z-image-i2l, "
+        "qwen-image-i2l. Left out: the one that comes with the base.",
         metavar="NAME",
     ),
     Option(
         "--encoders",
         "encoders",
         str,
-        "For a published predictor: the folder with its encoders, siglip2/ and dinov3/.",
+        "For a published predictor: the folder with its encoders, siglip2/ and dinov3/. Left out: "
+        "the hub's cache.",
         metavar="FOLDER",
     ),
     Option(

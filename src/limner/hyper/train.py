@@ -23,7 +23,7 @@ from limner.graph.unit import Unit
 from limner.hyper.latents import look_unit, width_of
 from limner.hyper.predictor import FILE, PIXELS, VAE, Look, Predictor, PredictorConfig, pixels_of
 from limner.hyper.targets import linear_layers, targets_of
-from limner.hyper.vision import ENCODERS, embed, fingerprint, load_encoder, skeleton
+from limner.hyper.vision import ENCODERS, embed, encoder_folder, fingerprint, load_encoder, skeleton
 from limner.models import loading
 from limner.models.family import Family, OwnPart
 from limner.models.source import Source
@@ -61,7 +61,7 @@ class Learning:
 
     def folder_of(self, encoder: str) -> str:
         """Where a frozen encoder lies; "" for the hub's cache."""
-        return str(Path(self.encoder_folder) / encoder) if self.encoder_folder else ""
+        return encoder_folder(self.encoder_folder, encoder)
 
 
 class Experts(nn.Module):

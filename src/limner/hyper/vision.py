@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors.torch import load_file
 from torch import Tensor
 
 from limner.data.images import read_image
@@ -38,8 +39,12 @@ class VisionEncoder:
     std: tuple[float, float, float]
     sizes: Mapping[str, Any]
     """Of its config, as published: a plan fetches nothing."""
+    copy: str = ""
+    """Its file in :data:`COPIES`, whose weights lie in the same names, without a config."""
 
 
+COPIES = "DiffSynth-Studio/General-Image-Encoders"
+"""Where the encoders of the published predictors lie side by side, and none waits for a licence."""
 HALF = (0.5, 0.5, 0.5)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ENCODERS = {
@@ -54,6 +59,7 @@ ENCODERS = {
             HALF,
             {"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 40}
             | {"num_attention_heads": 16, "image_size": 384, "patch_size": 16},
+            copy="SigLIP2-G384/model.safetensors",
         ),
         VisionEncoder(
             "dinov3",
@@ -63,7 +69,8 @@ ENCODERS = {
             *IMAGENET,
             {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 40}
             | {"num_attention_heads": 32, "image_size": 224, "patch_size": 16, "num_register_tokens": 4}
-            | {"use_gated_mlp": True, "hidden_act": "silu"},
+            | {"use_gated_mlp": True, "hidden_act": "silu", "query_bias": False, "value_bias": False},
+            copy="DINOv3-7B/model.safetensors",
         ),
         VisionEncoder(
             "dinov2",
@@ -84,7 +91,7 @@ def load_encoder(name: str, folder: str = "") -> Any:
 
     Args:
         name: One of :data:`ENCODERS`.
-        folder: Where it lies; "" for the hub's cache.
+        folder: Where it lies, in the layout of transformers or as in :data:`COPIES`; "" for the hub's cache.
 
     Raises:
         BadBase: It is not on this disk, or damaged; the message has the command that fetches it.
@@ -93,18 +100,46 @@ def load_encoder(name: str, folder: str = "") -> Any:
 
     hush()
     encoder = ENCODERS[name]
-    path = folder or encoder.hub_id
+    cls = getattr(transformers, encoder.model_class)
     try:
-        cls = getattr(transformers, encoder.model_class)
-        model, _ = pretrained(cls, path)
+        model = _of_copy(encoder, cls, folder) or pretrained(cls, folder or encoder.hub_id)[0]
     except LOAD_ERRORS as error:
         if folder and Path(folder).is_dir():
             raise BadBase(f"{folder} is no {name} encoder that can be read: {first_line(error)}.") from error
+        other = f", or hf download {COPIES} {encoder.copy}" if encoder.copy else ""
         raise BadBase(
             f"The encoder {name} ({encoder.licence}) is not on this disk. Fetch it: "
-            f"hf download {encoder.hub_id}"
+            f"hf download {encoder.hub_id}{other}"
         ) from error
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def _of_copy(encoder: VisionEncoder, cls: Any, folder: str) -> Any:
+    """The encoder of :data:`COPIES`, if it is in the folder, or in the hub's cache and its own is not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if folder:
+        path = Path(folder) / Path(encoder.copy).name
+        lies_there = bool(encoder.copy) and path.is_file() and not path.with_name("config.json").exists()
+        path = path if lies_there else None
+    elif encoder.copy and not isinstance(try_to_load_from_cache(encoder.hub_id, "config.json"), str):
+        path = try_to_load_from_cache(COPIES, encoder.copy)
+    else:
+        path = None
+    if not isinstance(path, str | Path):
+        return None
+    model, missing = pretrained(
+        cls, None, config=cls.config_class(**encoder.sizes), state_dict=load_file(path)
+    )
+    if missing:
+        raise BadBase(f"{path} has no {missing[0]}, so it is no {encoder.name} encoder. Fetch it again.")
+    return model
+
+
+def encoder_folder(root: str, name: str) -> str:
+    """Where an encoder lies below a folder: under its own name or its copy's; "" for the hub's cache."""
+    folders = [Path(root) / name, Path(root) / Path(ENCODERS[name].copy).parent]
+    return str(next((folder for folder in folders if folder.is_dir()), folders[0])) if root else ""
 
 
 def skeleton(name: str, folder: str = "") -> Any:
@@ -175,7 +210,7 @@ class ReferenceImages:
         """
         for name in names:
             if name not in self._vectors:
-                model = load_encoder(name, str(Path(self.folder) / name) if self.folder else "")
+                model = load_encoder(name, encoder_folder(self.folder, name))
                 self._vectors[name] = torch.stack([embed(name, model, image) for image in self.whole])
                 del model
         return {name: self._vectors[name] for name in names}

@@ -359,16 +359,16 @@ def find(name: str, subject: str = "LoRA", preferred: str = PREFERRED) -> Path:
 
 def _from_hub(hub_id: str, preferred: str, *, named: bool = False) -> Path:
     """The file of a hub id; one that is ``named`` must be there."""
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    command = f"`hf download {hub_id}`"
+    command = f"`hf download {hub_id}{f' {preferred}' if named else ''}`"
     with fetching(
         hub_id,
         gated=f"{hub_id} is gated: accept its licence on the hub, `hf auth login`, then {command}.",
         offline_text=f"{hub_id} is no file here, and the hub cannot be reached. With network: {command}, "
         "then name the file.",
     ):
-        names = [name for name in HfApi().list_repo_files(hub_id) if name.endswith(".safetensors")]
+        names = [name for name in _names_on_hub(hub_id) if name.endswith(".safetensors")]
         if preferred in names:
             names = [preferred]
         elif named:
@@ -379,3 +379,19 @@ def _from_hub(hub_id: str, preferred: str, *, named: bool = False) -> Path:
                 f"with `hf download {hub_id} FILE`, and name the file."
             )
         return Path(hf_hub_download(hub_id, names[0]))
+
+
+def _names_on_hub(hub_id: str) -> list[str]:
+    """The files of a repository as the hub has them, or, where it cannot be reached, as they were fetched."""
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    try:
+        return HfApi().list_repo_files(hub_id)
+    except errors.RepositoryNotFoundError:  # a gated one among them
+        raise
+    except (errors.HTTPError, OSError) as unreachable:
+        try:
+            folder = Path(snapshot_download(hub_id, local_files_only=True))
+        except errors.LocalEntryNotFoundError:
+            raise unreachable from None
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

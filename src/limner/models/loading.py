@@ -19,7 +19,6 @@ from limner.models.facts import is_tokenizer
 from limner.models.family import Family
 from limner.models.source import Source
 from limner.nn.layers import quantization
-from limner.nn.layers.quantization import kernels_for, quantize
 from limner.nn.layers.quantized_linear import QuantizedLinear, freeze, storable
 from limner.nn.memory.host_buffer import OFTEN, Placement, give_back
 from limner.nn.memory.plan import Plan, Products, QuantKind
@@ -62,7 +61,7 @@ def read(
         if matmul_precision == "8bit":
             quantization.require(kind, device)
         names = [name for name, layer_kind in layer_kinds.items() if layer_kind == kind]
-        freeze(model, names, kind, products=matmul_precision, kernels=kernels_for(device))
+        freeze(model, names, kind, products=matmul_precision, kernels=quantization.kernels_for(device))
     targets, host = _targets(model), torch.device("cpu")
     host_layers = placement(model) if placement else None
     if host_layers:
@@ -110,7 +109,7 @@ def _put(layer: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> Non
     leaf = name.rpartition(".")[2]
     if isinstance(layer, QuantizedLinear) and leaf == "weight":
         try:
-            layer.hold(quantize(tensor, layer.kind))
+            layer.hold(quantization.quantize(tensor, layer.kind))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         return
@@ -292,24 +291,25 @@ BUILDING = RLock()
 """Held while a model of transformers is made, which replaces functions of that library for all threads."""
 
 
-def pretrained(cls: Any, folder: str | Path, dtype: torch.dtype | str = "auto") -> tuple[Any, list[str]]:
+def pretrained(
+    cls: Any, folder: str | Path | None, dtype: torch.dtype | str = "auto", **further: Any
+) -> tuple[Any, list[str]]:
     """``cls.from_pretrained`` of transformers, on this disk, under no other default dtype of torch.
 
     Args:
         cls: A model class.
         folder: In the layout of transformers, or a hub id whose files are here.
         dtype: Of the parameters; "auto": as they are stored. Tables have a precision of their own.
+        further: Options of ``from_pretrained``; with ``config`` and ``state_dict`` there need be no folder.
 
     Returns:
         The model, and the names of parameters that the files lack, sorted.
     """
-    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, **further}
     with BUILDING:
-        model, loading_info = _loader(cls).from_pretrained(
-            folder, **options, dtype=dtype, output_loading_info=True
-        )
+        model, report = _loader(cls).from_pretrained(folder, **options, dtype=dtype, output_loading_info=True)
     model.__class__ = cls
-    return model, sorted(loading_info["missing_keys"])
+    return model, sorted(report["missing_keys"])
 
 
 def _loader(cls: Any) -> Any:
