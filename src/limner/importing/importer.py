@@ -61,7 +61,7 @@ def import_recipe(path: Path) -> Imported:
     facts = {"trainer": trainer.name, "script": configuration.script}
     book = Book(list(configuration.options), facts=facts | {"batch": silence.batch, "epochs": silence.epochs})
     for option in configuration.absent_files:
-        book.row(option, "cannot be had", "That file is not here: what it says of the dataset is missing.")
+        book.row(option, "cannot be had", "That file is not here: what it says is missing.")
     book.options = [option for option in book.options if option not in configuration.absent_files]
     for rule in RULES:
         rule(book)

@@ -19,8 +19,16 @@ import yaml
 from limner.errors import BadUsage
 from limner.files import user_path
 
-MORE_FILES = ("dataset_config", "config_file", "data_backend_config", "concept_file_name")
-"""Keys whose value is another file of the same configuration."""
+SAMPLES = "samples"
+MORE_FILES = {
+    **dict.fromkeys(("dataset_config", "config_file", "data_backend_config", "concept_file_name"), ""),
+    "sample_definition_file_name": SAMPLES,
+    "sample_prompts": SAMPLES,
+    "user_prompt_library": "library",
+}
+"""Keys whose value is another file of the same configuration -> what stands before its keys."""
+TABLES = (".json", ".toml", ".yaml", ".yml")
+"""Ends of names of files that hold tables."""
 SCRIPT = re.compile(r"[\w./\\:-]+\.py$")
 CONTINUATION = re.compile(r"[\\^`]\s*\n")
 """Ends of lines that go on: of a POSIX shell, of cmd, of PowerShell."""
@@ -82,18 +90,27 @@ def read(path: Path) -> Configuration:
     script, options = _read(path)
     absent_files: list[ForeignOption] = []
     for option in list(options):
-        if option.leaf not in MORE_FILES or not isinstance(option.value, str) or not option.value:
+        if not _names_a_file(option):
             continue
         file = next((file for file in _paths(path, option.value) if file.is_file()), None)
         if file is None:
             absent_files.append(option)
         elif file.resolve() != path.resolve():
-            options += _read(file)[1]
+            prefix = MORE_FILES[option.leaf] and f"{MORE_FILES[option.leaf]}."
+            options += [ForeignOption(prefix + entry.key, entry.value) for entry in _read(file)[1]]
     if not options:
         raise BadUsage(
             f"{path} holds no key and no option. Name the trainer's configuration, or its command."
         )
     return Configuration(path, script, tuple(options), tuple(absent_files))
+
+
+def _names_a_file(option: ForeignOption) -> bool:
+    """Whether a value is the name of a file with more tables: prompts may be plain text."""
+    value = option.value
+    if option.leaf not in MORE_FILES or not isinstance(value, str) or not value or "\n" in value:
+        return False
+    return option.leaf != "sample_prompts" or Path(value).suffix.lower() in TABLES
 
 
 def _paths(path: Path, name: str) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from limner.importing import layers, objectives
+from limner.importing import layers, objectives, prompts
 from limner.importing.book import Book, is_set, number
 from limner.importing.counts import images, steps
 from limner.importing.options import ForeignOption
@@ -291,18 +291,8 @@ def output(book: Book) -> None:
         book.row(option, "translated", f"limner train recipe.toml --out {option.value}")
 
 
-def samples(book: Book) -> None:
-    """Prompts of samples: a file, one text, or a list."""
-    for option in book.each("sample_prompts", "prompts", "validation_prompt", "validation_prompts"):
-        value: Any = option.value
-        if isinstance(value, str) and option.leaf == "sample_prompts":
-            book.set(option, {"sample.prompt_file": Path(value)}, outcome="kept")
-        else:
-            prompts = tuple(str(prompt) for prompt in (value if isinstance(value, list) else [value]))
-            book.set(option, {"sample.prompts": prompts}, outcome="kept")
-
-
 RULES: tuple[Callable[[Book], None], ...] = (
+    prompts.tables,
     *objectives.RULES,
     base,
     layers.family,
@@ -319,6 +309,6 @@ RULES: tuple[Callable[[Book], None], ...] = (
     quantization,
     parts,
     output,
-    samples,
+    prompts.samples,
 )
 """In this order: later ones read what earlier ones found out."""
