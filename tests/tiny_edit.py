@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 
-from tiny import save_qwen_image
+from tiny import qwen_text_encoder, qwen_tokenizer, save_qwen_image
 
 VISION = {
     "patch_size": 16,
@@ -42,6 +43,14 @@ def save_qwen_image_edit(folder: Path, *, plus: bool = False) -> Path:
     index["processor"] = ["transformers", "Qwen2VLProcessor"]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def qwen_encoder(folder: Path) -> Path:
+    """Write a tiny Qwen2.5-VL to ``folder/qwen2.5-vl``, as a look of predictors, and give that."""
+    torch.manual_seed(0)
+    qwen_text_encoder(VISION).save_pretrained(folder / "qwen2.5-vl")
+    qwen_tokenizer().save_pretrained(folder / "qwen2.5-vl")
+    return folder / "qwen2.5-vl"
 
 
 @cache

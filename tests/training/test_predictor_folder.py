@@ -13,6 +13,7 @@ from limner.runs import train
 from messages import raises
 from small import Told, equal, generated, losses, weights
 from style_folders import predictor_recipe, style_folders
+from tiny_edit import qwen_encoder
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +67,17 @@ def test_a_second_expert_begins_as_the_first_and_leaves_it_as_it_is(tiny_base, s
 
 
 def test_the_folder_makes_loras(tiny_base, styles, tmp_path):
-    """What comes out of a run is what ``limner instant --predictor`` takes."""
-    done = train(predictor_recipe(tiny_base, styles, train={"steps": 2}), tmp_path / "run", Told())
+    """What comes out of a run is what ``limner instant --predictor`` takes, with its encoders."""
+    folder = str(qwen_encoder(tmp_path / "encoders").parent)
+    looks = {"encoders": ["pixels", "qwen2.5-vl"], "encoder_folder": folder}
+    recipe = predictor_recipe(tiny_base, styles, train={"steps": 2}, instant=looks)
+    done = train(recipe, tmp_path / "run", Told())
     assert done.lora is None and done.model == tmp_path / "run" / "predictor"
     report = instant(
         [styles / "style-0"],
         str(tiny_base),
         tmp_path / "style.safetensors",
-        InstantOptions(predictor=str(done.model)),
+        InstantOptions(predictor=str(done.model), encoders=folder),
         Told(),
     )
     assert report.images == 5 and report.rank == 2

@@ -128,7 +128,7 @@ class Predictor(nn.Module):
             self.encoder = StyleEncoder(width)
         self.projections = nn.ModuleDict(
             {
-                look.name: nn.Sequential(nn.LayerNorm(look.width), nn.Linear(look.width, width))
+                _module_name(look.name): nn.Sequential(nn.LayerNorm(look.width), nn.Linear(look.width, width))
                 for look in config.style_looks
                 if look.name != PIXELS
             }
@@ -179,7 +179,7 @@ class Predictor(nn.Module):
     def _features(self, name: str, look: Tensor) -> Tensor:
         """(S, k, ..) -> (S, k, width)."""
         if name != PIXELS:
-            return self.projections[name](look)
+            return self.projections[_module_name(name)](look)
         return self.encoder(look.flatten(0, 1)).view(*look.shape[:2], -1)
 
     def forward(self, looks: Tensor | Looks) -> Pairs:
@@ -322,6 +322,11 @@ def _foreign(file: Path, form: str | None, names: Iterable[str]) -> str:
             f"out --predictor for the base's own; the LoRA is used by: limner generate {file.name}"
         )
     return f"{file} is no predictor: its header names no {FORMAT}. Name a file or folder of one."
+
+
+def _module_name(look: str) -> str:
+    """A look's name without dots, which torch parts names at."""
+    return look.replace(".", "_")
 
 
 def mean_cosine(vectors: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Image encoders of the published predictors, through transformers: one vector of a picture.
+"""Image encoders of predictors, through transformers: one vector of a picture.
 
 Sizes and normalisation as DiffSynth-Studio's ``siglip2_image_encoder.py`` and ``dinov3_image_encoder.py``
 have them: the middle square at 1024 pixels, from there bilinear to the encoder's own size.
@@ -7,7 +7,7 @@ have them: the middle square at 1024 pixels, from there bilinear to the encoder'
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from limner.data.images import read_image
 from limner.errors import BadBase, first_line
-from limner.imports import hush
+from limner.imports import hush, imported
 from limner.models.loading import LOAD_ERRORS, pretrained
 
 SIDE = 1024
@@ -37,10 +37,12 @@ class VisionEncoder:
     licence: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    sizes: Mapping[str, Any]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     """Of its config, as published: a plan fetches nothing."""
     copy: str = ""
     """Its file in :data:`COPIES`, whose weights lie in the same names, without a config."""
+    reads_chat: bool = False
+    """Whether it is a language model that sees (``hyper.states``), which does all of this in its own way."""
 
 
 COPIES = "DiffSynth-Studio/General-Image-Encoders"
@@ -81,9 +83,18 @@ ENCODERS = {
             {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24}
             | {"image_size": 518, "patch_size": 14, "use_swiglu_ffn": True},
         ),
+        VisionEncoder(
+            "qwen2.5-vl",
+            "Qwen2_5_VLForConditionalGeneration",
+            "Qwen/Qwen2.5-VL-7B-Instruct",
+            "Apache-2.0",
+            *IMAGENET,
+            reads_chat=True,
+        ),
     )
 }
-"""Name -> encoder. Its vector is ``pooler_output``: SigLIP's attention pool, DINO's normed class token."""
+"""Name -> encoder. Its vector is ``pooler_output``: SigLIP's attention pool, DINO's normed class token; of
+Qwen2.5-VL the mean of its last states."""
 
 
 def load_encoder(name: str, folder: str = "") -> Any:
@@ -103,6 +114,8 @@ def load_encoder(name: str, folder: str = "") -> Any:
     cls = getattr(transformers, encoder.model_class)
     try:
         model = _of_copy(encoder, cls, folder) or pretrained(cls, folder or encoder.hub_id)[0]
+        if encoder.reads_chat:
+            model = imported("limner.hyper.states:chat_encoder")(model, folder or encoder.hub_id)
     except LOAD_ERRORS as error:
         if folder and Path(folder).is_dir():
             raise BadBase(f"{folder} is no {name} encoder that can be read: {first_line(error)}.") from error
@@ -138,7 +151,8 @@ def _of_copy(encoder: VisionEncoder, cls: Any, folder: str) -> Any:
 
 def encoder_folder(root: str, name: str) -> str:
     """Where an encoder lies below a folder: under its own name or its copy's; "" for the hub's cache."""
-    folders = [Path(root) / name, Path(root) / Path(ENCODERS[name].copy).parent]
+    copy = ENCODERS[name].copy
+    folders = [Path(root) / name, *([Path(root) / Path(copy).parent] if copy else [])]
     return str(next((folder for folder in folders if folder.is_dir()), folders[0])) if root else ""
 
 
@@ -159,9 +173,14 @@ def skeleton(name: str, folder: str = "") -> Any:
     path = Path(folder) / "config.json"
     try:
         sizes = json.loads(path.read_text(encoding="utf-8")) if folder and path.is_file() else encoder.sizes
-        sizes = sizes.get("vision_config", sizes)
+        if encoder.reads_chat:
+            sizes = sizes or imported("limner.hyper.states:published_sizes")()
+        else:
+            sizes = sizes.get("vision_config", sizes)
         with torch.device("meta"):
             model = cls(cls.config_class.from_dict(dict(sizes)))
+        if encoder.reads_chat:
+            model = imported("limner.hyper.states:ChatEncoder")(model)
     except LOAD_ERRORS as error:
         raise BadBase(f"{path} describes no {name} encoder: {first_line(error)}.") from error
     return model.to(torch.bfloat16).eval().requires_grad_(requires_grad=False)
@@ -220,6 +239,8 @@ class ReferenceImages:
 def embed(name: str, model: Any, image: Image.Image | Tensor) -> Tensor:
     """RGB picture of any size -> (width,) in float32; of a tensor on the meta device its shape alone."""
     encoder = ENCODERS[name]
+    if encoder.reads_chat:
+        return model(image)
     side = model.config.image_size
     weight = next(model.parameters())
     if isinstance(image, Tensor):

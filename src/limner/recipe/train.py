@@ -11,7 +11,7 @@ from limner.recipe import contradictions, optimizers
 from limner.recipe.fields import Names, Options, PathField, Paths, Ranks, Rates, Section
 
 KindName = Literal["lora", "loha", "lokr", "dora"]
-Encoder = Literal["pixels", "siglip2", "dinov3", "dinov2", "vae"]
+Encoder = Literal["pixels", "siglip2", "dinov3", "dinov2", "qwen2.5-vl", "vae"]
 
 
 class Lora(Section):
@@ -192,9 +192,9 @@ class Instant(Section):
 
     encoders: Annotated[tuple[Encoder, ...], Field(strict=False)] = ("pixels",)
     """What the predictor sees of a picture: "pixels" (a small convolutional network that is trained with it),
-    "siglip2", "dinov3", "dinov2" (frozen, cached), "vae" (latents of the base's own autoencoder, place by
-    place, cached); several are added up. Empty: nothing, so that what is trained is one LoRA for all pictures
-    (a bias), and is exported as a LoRA."""
+    "siglip2", "dinov3", "dinov2", "qwen2.5-vl" (frozen, cached; the last is a language model that sees, 16.6
+    GB), "vae" (latents of the base's own autoencoder, place by place, cached); several are added up. Empty:
+    nothing, so that what is trained is one LoRA for all pictures (a bias), and is exported as a LoRA."""
     encoder_folder: PathField | None = Field(default=None, examples=["encoders"])
     """Folder with a subfolder for each frozen encoder. Unset: the cache of the Hugging Face hub."""
     references: Annotated[
