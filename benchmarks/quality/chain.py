@@ -2,8 +2,8 @@
 
     python -m limner.bases.make_instant --art art.npz --expert coarse --minutes 40 --out build/coarse
     python -m limner.bases.make_instant --art art.npz --expert fine --coarse build/coarse --out build/fine
-    limner instant bias build/coarse build/fine --base glyph --prompts prompts.txt --out build/experts
-    limner instant bias STYLE --base glyph --prompts prompts.txt --out build/style  # its bias: style-bias
+    python -m benchmarks.quality.chain --art art.npz --kept build/kept  # what a bias is to leave as it is
+    limner instant bias build/coarse build/fine --base glyph --prompts prompts.txt --keep build/kept ..
     python -m benchmarks.quality.chain --art art.npz --experts build/experts
 
 On styles that none of them saw. Each LoRA is made of one reference, but where four are named. Noise, nouns
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from benchmarks.outcome import RESULTS, save
 from benchmarks.quality.instant import interval
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,7 +33,8 @@ from limner.bases.instant_exam import DEMO_STYLES, Sampling, StyleSet, exam, gen
 from limner.bases.instant_experts import written
 from limner.bases.judge import Judge
 from limner.bases.make_instant import ENDINGS, frozen_parts
-from limner.bases.style_sets import Drawings, encode_captions, encode_images
+from limner.bases.style_sets import FAINT, Drawings, encode_captions, encode_images
+from limner.bases.styles import draw
 from limner.files import write_json
 from limner.hyper.predictor import Predictor
 from limner.hyper.train import joined
@@ -46,6 +48,8 @@ from limner.nn.layers.per_sample import Pairs
 SAMPLING = Sampling(guidance=3.0, positive_only=False, steps=12)
 UNGUIDED = Sampling(guidance=1.0, positive_only=False, steps=12)
 """Of images without a prompt: both branches are the same."""
+FIRST_KEPT, KEPT_STYLES, KEPT_IMAGES = 3 * 10**14, 24, 5
+"""Number of the first style that a bias is to leave as it is, how many of them, images of each."""
 PORTION = 8
 """LoRAs of base images that are measured at once."""
 
@@ -211,6 +215,25 @@ def _losses(bench: Bench, targets: Tensor, nouns: Sequence[str], pairs: Pairs | 
     return losses.view(-1, 4).mean(1).tolist()
 
 
+def write_kept(args: argparse.Namespace) -> None:
+    """A folder of styles that neither the experts were trained on nor the exam has, with captions."""
+    facts = json.loads((args.base / "limner.json").read_text(encoding="utf-8"))
+    drawings = Drawings(read_art(args.art), facts["concepts"], facts["resolution"])
+    number, count = FIRST_KEPT, 0
+    while count < KEPT_STYLES:
+        images = drawings.images(draw(number), KEPT_IMAGES, 0, wide=False)
+        number += 1
+        if torch.cat([*images.references[:2]]).std(0).mean() <= FAINT:
+            continue
+        folder = args.kept / f"{count:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (images.references * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for place, (image, noun) in enumerate(zip(pixels, images.reference_nouns, strict=True)):
+            Image.fromarray(image).save(folder / f"{place}.png")
+            (folder / f"{place}.txt").write_text(noun, encoding="utf-8")
+        count += 1
+
+
 def experts_of(bench: Bench, folder: Path, style: Path) -> dict[str, Callable[[], Expert | None]]:
     """Row -> reads its expert, in the chain's order."""
     vae = bench.models["vae"]
@@ -223,8 +246,8 @@ def experts_of(bench: Bench, folder: Path, style: Path) -> dict[str, Callable[[]
         predictor.config = replace(predictor.config, strength=1.0)
         return predictor
 
-    def of(*names: str, bias: str = "", whole: bool = False) -> Expert:
-        chain_of_names = [predictor if whole else at_one(predictor) for predictor in predictors(*names)]
+    def of(*names: str, bias: str = "") -> Expert:
+        chain_of_names = [at_one(predictor) for predictor in predictors(*names)]
         change = static(folder / f"{bias}.safetensors") if bias else None
 
         def expert(references: Tensor) -> Pairs:
@@ -236,8 +259,6 @@ def experts_of(bench: Bench, folder: Path, style: Path) -> dict[str, Callable[[]
     return {
         "base": lambda: None,
         "Style": lambda: of("style"),
-        "Style, at its own strength": lambda: of("style", whole=True),
-        "Style, at its own strength, + Bias": lambda: of("style", whole=True, bias="style-bias"),
         "Coarse": lambda: of("coarse"),
         "Coarse + Fine": lambda: of("coarse", "fine"),
         "Coarse + Fine + Bias": lambda: of("coarse", "fine", bias="bias"),
@@ -312,9 +333,8 @@ def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description="Measure glyph's chain of experts.")
     parser.add_argument("--art", type=Path, required=True, help="made by limner.bases.art")
-    parser.add_argument(
-        "--experts", type=Path, required=True, help="folder of coarse, fine, bias, style-bias"
-    )
+    parser.add_argument("--experts", type=Path, help="folder of coarse, fine, bias")
+    parser.add_argument("--kept", type=Path, help="write styles for `limner instant bias --keep`, and end")
     parser.add_argument("--base", type=Path, default=embedded_bases()["glyph"])
     parser.add_argument("--style", type=Path, default=embedded_predictors()["glyph"])
     parser.add_argument("--new", type=int, default=8, help="styles of kinds that training has")
@@ -323,6 +343,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/chain-bench"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if args.kept:
+        write_kept(args)
+        return
+    if args.experts is None:
+        parser.error("--experts is missing: the folder of coarse, fine and bias")
     torch.manual_seed(0)
     bench = Bench(args)
     rows = measured(bench, args)

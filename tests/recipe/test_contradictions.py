@@ -56,6 +56,13 @@ from messages import raises
         {"data.tag_shuffle": True, "train.objective": "distill"},
         {"prior.count": 100},
         {"prior.count": 100, "prior.prompts": ("a cat",), "prior.images_per_prompt": 2},
+        {"prior.kind": "experts", "prior.images": "styles"},
+        {"prior.kind": "experts", "train.method": "instant", "instant.experts": ["a"], "train.batch": 4},
+        {
+            **{"prior.kind": "experts", "train.method": "instant", "instant.experts": ["a"]},
+            **{"train.batch": 4, "prior.images": "styles", "prior.batch": 6},
+        },
+        {"train.method": "instant", "train.batch": 4, "instant.target": "base"},
     ],
 )
 def test_keys_that_cannot_stand_together_are_refused_in_one_line(changes):

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limner.data.captions import has_word
 from limner.data.folder import Example, Folder, read_folder
 from limner.data.masks import require_masks
 from limner.data.order import SUBSET, held_out, whole_ratio
@@ -22,7 +24,7 @@ from limner.errors import BadBase, BadData, first_line
 from limner.files import user_cache, write_text
 from limner.imports import imported
 from limner.models.facts import is_tokenizer
-from limner.recipe.schema import Data, DataSet
+from limner.recipe.schema import Data, DataSet, Recipe
 
 if TYPE_CHECKING:
     from limner.assembly.base import ResolvedBase
@@ -351,3 +353,19 @@ def _kept_count(
     with suppress(OSError):
         write_text(path, json.dumps(dict([*counts.items(), (name, result)][-MAX_COUNTS:])))
     return result
+
+
+def class_images(recipe: Recipe, folder: Path) -> list[Example]:
+    """Examples of class images.
+
+    Raises:
+        BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
+    """
+    examples = list(read_folder(folder, min_side=recipe.data.min_side or 0).examples)
+    for example, trigger in product(examples, recipe.data.triggers):
+        if any(has_word(trigger, caption) for caption in example.captions):
+            raise BadData(
+                f"{example.path}: its caption has the trigger {trigger!r}, and it is a picture of the prior. "
+                "Name there what the base knows, without the trigger."
+            )
+    return examples

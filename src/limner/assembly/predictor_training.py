@@ -81,8 +81,11 @@ class PredictorTraining(OwnWeights):
             per_sample.attach(denoiser, bound_layers(predictor))
 
     def enable(self, model: nn.Module, *, enabled: bool) -> None:
-        """Switch the LoRAs that are bound to a denoiser."""
-        per_sample.enable(model, enabled=enabled)
+        """Switch the LoRAs that are bound to a denoiser; of experts, what is trained of them."""
+        if isinstance(model, Experts):
+            model.learns = enabled
+        else:
+            per_sample.enable(model, enabled=enabled)
 
     def shape(self) -> dict[str, Any]:
         """The sizes of the predictor, and what stands beside it, by content. See ``Trainable``."""
@@ -93,6 +96,7 @@ class PredictorTraining(OwnWeights):
         lists = {key: [*getattr(instant, key)] for key in ("encoders", "references")}
         experts = [predictor_hash(path) for path in instant.experts]
         vae = {key: getattr(instant, key) for key in ("detail", "vae_side") if getattr(instant, key)}
+        vae |= {"target": "base"} if instant.target == "base" else {}
         return {"predictor": {**sizes, **vae, **lists, "experts": experts}}
 
     def show(
@@ -108,15 +112,21 @@ def predictor_training_of(recipe: Recipe, lora: Trainable) -> PredictorTraining:
     return PredictorTraining(recipe.lora, recipe.instant, recipe.seed)
 
 
-def style_order(views: Sequence[View], recipe: Recipe) -> StyleOrder:
-    """Which of some views each step sees, style by style."""
+def style_order(views: Sequence[View], recipe: Recipe, *, kept: bool = False) -> StyleOrder:
+    """Which of some views each step sees, style by style.
+
+    Args:
+        views: Of all pictures.
+        recipe: What a person decides.
+        kept: Whether they are the prior's, of which the LoRAs keep their effect.
+    """
     return StyleOrder(
         views,
-        batch=recipe.train.batch,
+        batch=recipe.prior.batch if kept else recipe.train.batch,
         group=recipe.instant.group,
         references=recipe.instant.references,
-        seed=recipe.seed,
-        caption_dropout=recipe.data.caption_dropout,
+        seed=seed_of(recipe.seed, "prior") if kept else recipe.seed,
+        caption_dropout=0.0 if kept else recipe.data.caption_dropout,
         static_steps=recipe.instant.static_steps,
     )
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -11,14 +10,13 @@ from pydantic import TypeAdapter
 
 from limner.assembly.assemble import ModelSpec
 from limner.assembly.base import ResolvedBase, SampleBase, family_at, fp16_of, shape_at
-from limner.assembly.datasets import hold_out_of_sets, read_sets, what_sets_hold
-from limner.data.captions import has_word
-from limner.data.folder import Example, Folder, Rejected, read_folder
+from limner.assembly.datasets import class_images, hold_out_of_sets, read_sets, what_sets_hold
+from limner.data.folder import Example, Folder, Rejected
 from limner.data.order import Order, SampledView
 from limner.data.subject import MAX_CROP_LOSS, REMEDY, SLACK, crops, follows, slack
 from limner.data.summary import not_filling
 from limner.data.views import Crops, View, require_filled, require_pairs, smallest_sizes, views
-from limner.errors import BadData, BadRecipe
+from limner.errors import BadRecipe
 from limner.files import shared_cache
 from limner.graph.unit import Split
 from limner.imports import imported, keep, uncollected
@@ -85,7 +83,7 @@ class Resolved:
         Raises:
             BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
         """
-        new_views = _all_views(self.base, _class_images(self.recipe, folder))
+        new_views = _all_views(self.base, class_images(self.recipe, folder))
         return replace(self, views=self.views + new_views, class_views=len(new_views))
 
     @property
@@ -204,10 +202,13 @@ class Resolved:
 
     @property
     def class_order(self) -> Order | None:
-        """Which views of class images each step sees, counted from the first of them."""
+        """Which views of class images each step sees, counted from the first; of a predictor, styles."""
         recipe = self.recipe
         if not self.class_views:
             return None
+        if recipe.train.method == "instant":
+            style_order = imported("limner.assembly.predictor_training:style_order")
+            return style_order(self.views[-self.class_views :], recipe, kept=True)
         return Order(
             self.views[-self.class_views :],
             batch=recipe.prior.batch,
@@ -374,22 +375,6 @@ def _all_views(
             **options,
         )
     )
-
-
-def _class_images(recipe: Recipe, folder: Path) -> list[Example]:
-    """Examples of class images.
-
-    Raises:
-        BadData: A caption has the trigger in it, which would teach the trigger to mean nothing.
-    """
-    examples = list(read_folder(folder, min_side=recipe.data.min_side or 0).examples)
-    for example, trigger in product(examples, recipe.data.triggers):
-        if any(has_word(trigger, caption) for caption in example.captions):
-            raise BadData(
-                f"{example.path}: its caption has the trigger {trigger!r}, and it is a picture of the prior. "
-                "Name there what the base knows, without the trigger."
-            )
-    return examples
 
 
 def _plain(all_views: tuple[View, ...]) -> tuple[View, ...]:

@@ -195,9 +195,17 @@ BIAS = (
     BASE,
     ENCODERS,
     Option("--images", "images", int, "Images that the base generates, in all.", 100),
-    Option("--rank", "rank", int, "Rank of the bias.", 4),
-    Option("--steps", "steps", int, "Optimizer steps.", 200),
-    Option("--lr", "learning_rate", float, "Learning rate.", 1e-3),
+    Option(
+        "--keep",
+        "keep",
+        Path,
+        "A folder of style folders: images whose LoRAs keep their effect.",
+        metavar="FOLDER",
+    ),
+    Option("--keep-weight", "keep_weight", float, "Loss weight of those images. Left out: 0.2."),
+    Option("--rank", "rank", int, "Rank of the bias.", 16),
+    Option("--steps", "steps", int, "Optimizer steps.", 300),
+    Option("--lr", "learning_rate", float, "Learning rate.", 2e-3),
     Option("--seed", "seed", int, "Random seed.", 0),
 )
 
@@ -215,7 +223,8 @@ def bias(
 ) -> None:
     """Train a bias: one LoRA that leads a predictor's back to what the base itself generates.
 
-    The base generates images; a LoRA learns them while the predictor's are in the base. OUT then holds the
+    The base generates images, of which predictors make LoRAs; beside those, the bias learns to predict what
+    the bare base does. With --keep it learns to leave other LoRAs as they are, too. OUT then holds the
     predictors and bias.safetensors: limner instant PHOTOS --predictor OUT --experts ..,bias
     """
     from limner import api

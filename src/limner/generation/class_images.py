@@ -54,7 +54,7 @@ def with_prior(resolved: Resolved, run: RunDir, reporter: Reporter) -> Resolved:
     """The run with further views: class images, captions for the teacher, or the prompts of a slider."""
     if resolved.recipe.train.objective == "slider":
         return _with_poles(resolved)
-    if resolved.recipe.prior.taught:
+    if resolved.recipe.prior.taught and resolved.recipe.prior.kind != "experts":
         prior_config, entries = resolved.recipe.prior, resolved.recipe.data.folders
 
         def text(view: View) -> str:

@@ -70,6 +70,8 @@ class Experts(nn.Module):
     def __init__(self, learner: Predictor, frozen: Sequence[Predictor]) -> None:
         super().__init__()
         self.learner, self.frozen = learner, nn.ModuleList(frozen)
+        self.learns = True
+        """Whether what is trained writes too, beside the frozen ones."""
 
     def forward(self, names: Sequence[str], looks: Sequence[Tensor]) -> Pairs:
         """The sum of what all write of the same pictures, exactly: their ranks stand side by side.
@@ -80,7 +82,10 @@ class Experts(nn.Module):
         """
         values = dict(zip(names, looks, strict=True))
         return joined(
-            [scaled(expert(_read(expert, values)), expert.config.strength) for expert in self.predictors]
+            [
+                scaled(expert(_read(expert, values)), expert.config.strength)
+                for expert in self.predictors[not self.learns :]
+            ]
         )
 
     @property

@@ -34,6 +34,8 @@ class PlanRequest:
     """Images per step: one's own, and those of the prior."""
     has_teacher: bool = False
     """Whether those of the prior pass through the bare base first, which is their teacher."""
+    is_led_back: bool = False
+    """Whether all pass through it first: ``instant.target = "base"``."""
     is_slider: bool = False
     """Whether each micro-batch passes both ways, for which the bare base answers three prompts."""
     micro_batch: int | None = None
@@ -62,6 +64,8 @@ class PlanRequest:
         """Passes of the bare base for each micro-batch of a step, for a prior's teacher or a slider."""
         if self.is_slider:
             return 3 / 2
+        if self.is_led_back:
+            return 1.0
         return (
             accumulation_of(plan, self.batches[1:]) / accumulation_of(plan, self.batches)
             if self.has_teacher

@@ -353,6 +353,7 @@ def request_of(
         matmul_precision=recipe.limits.matmul_precision,
         batches=(recipe.train.batch, *prior) * (2 if is_slider else 1),
         has_teacher=recipe.prior.taught,
+        is_led_back=recipe.instant.target == "base",
         is_slider=is_slider,
         micro_batch=recipe.limits.micro_batch,
         optimizer=recipe.train.optimizer,

@@ -216,9 +216,11 @@ def refuse_method(recipe: "Recipe") -> None:
 PREDICTOR_HAS_NO = (
     *("lora.kind", "lora.alpha", "lora.ranks", "lora.rates", "lora.conv_rank", "lora.dropout"),
     *("lora.text_encoders", "train.init", "train.adapter", "data.masks", "data.control", "data.flip"),
-    *("sample.base", "export.for_", "prior.kind", "prior.images"),
+    *("sample.base", "export.for_"),
 )
 """Keys that mean nothing where a predictor is trained."""
+CLASS_IMAGES = ("prior.kind", "prior.images")
+"""Nor do these, unless experts are to keep what they do to those images."""
 
 
 OWNERS = {"instant": "method", "inversion": "method", "distill": "objective", "slider": "objective"}
@@ -243,7 +245,7 @@ def refuse_instant(recipe: "Recipe") -> None:
     if train.method != "instant":
         refuse_idle(recipe, "instant")
         return
-    for path in PREDICTOR_HAS_NO:
+    for path in PREDICTOR_HAS_NO if recipe.prior.kind == "experts" else (*PREDICTOR_HAS_NO, *CLASS_IMAGES):
         table, _, key = path.partition(".")
         section = getattr(recipe, table)
         if getattr(section, key) != type(section).model_fields[key].default:
@@ -274,6 +276,28 @@ def refuse_instant(recipe: "Recipe") -> None:
         )
 
 
+def refuse_kept(recipe: "Recipe") -> None:
+    """Raise ``BadRecipe`` where images whose LoRAs keep their effect have none, or are not there."""
+    prior, instant = recipe.prior, recipe.instant
+    if prior.kind != "experts":
+        return
+    if recipe.train.method != "instant" or not instant.experts:
+        raise BadRecipe(
+            'prior.kind is "experts", which keeps what instant.experts do, and there are none. Set '
+            'train.method = "instant" and name predictors in instant.experts, or remove prior.kind.'
+        )
+    if prior.images is None:
+        raise BadRecipe(
+            'prior.kind is "experts", and prior.images is unset. Name a folder of images whose LoRAs are to '
+            "keep their effect, or remove prior.kind."
+        )
+    if prior.batch % instant.group:
+        raise BadRecipe(
+            f"prior.batch is {prior.batch} and instant.group {instant.group}: a step has whole groups. Set "
+            f"prior.batch = {-(-prior.batch // instant.group) * instant.group}, or another instant.group."
+        )
+
+
 def refuse_prior(recipe: "Recipe") -> None:
     """Raise ``BadRecipe`` where the keys of [prior] do not fit each other, or those of other tables."""
     prior, triggers = recipe.prior, recipe.data.triggers
@@ -282,7 +306,7 @@ def refuse_prior(recipe: "Recipe") -> None:
             f'prior.class_word is "{prior.class_word}", which the teacher reads, and prior.kind is '
             f'"{prior.kind}". Set prior.kind = "teacher", or remove prior.class_word.'
         )
-    if not prior.taught:
+    if prior.kind not in ("teacher", "blank"):
         return
     if prior.images is not None or prior.prompts:
         raise BadRecipe(

@@ -345,6 +345,7 @@ class Recipe(Section):
         objectives.refuse_slider(self)
         objectives.refuse_pairs(self)
         contradictions.refuse_prior(self)
+        contradictions.refuse_kept(self)
         contradictions.refuse_masks(self)
         if self.limits.shard == "on":
             imported("limner.recipe.sharding:refuse_shard")(self)

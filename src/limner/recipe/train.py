@@ -220,6 +220,10 @@ class Instant(Section):
     experts: Paths = ()
     """Predictors that stay as they are and whose LoRAs are added while this one learns what they lack: a
     second expert. `limner instant --experts` adds them up again."""
+    target: Literal["images", "base"] = "images"
+    """What a prediction is compared with: "images", as in any training, or "base", what the bare base
+    predicts at the same noise, to which instant.experts are led back. Of images that the base generated both
+    have the same best answer, and the second has less noise in its gradient."""
     guidance: Annotated[float, Field(ge=1, le=30)] = 2.0
     """Guidance scale that files of the predictor ask for, with the LoRA on the positive branch."""
 
@@ -231,6 +235,11 @@ class Instant(Section):
             raise BadRecipe(
                 f'instant.detail is {self.detail}, which "vae" makes, and instant.encoders has no "vae". Add '
                 "it, or remove instant.detail."
+            )
+        if self.target == "base" and not self.experts:
+            raise BadRecipe(
+                'instant.target is "base", and instant.experts is empty: nothing is to be led back to the '
+                'base. Name predictors there, or set instant.target = "images".'
             )
         if self.vae_side is not None and "vae" not in self.encoders:
             raise BadRecipe(
@@ -319,10 +328,12 @@ class Prior(Section):
 
     section: ClassVar[str] = "prior"
 
-    kind: Literal["images", "teacher", "blank"] = "images"
+    kind: Literal["images", "teacher", "blank", "experts"] = "images"
     """"images": class images, if any are named. "teacher" (differential output preservation): your images,
     with captions that lack the trigger, must be denoised as the bare base does it. "blank" (blank prompt
-    preservation): likewise with the empty caption. Both cost one more forward pass and no images."""
+    preservation): likewise with the empty caption. Both cost one more forward pass and no images. "experts",
+    with train.method = "instant": LoRAs that instant.experts make of prior.images, a folder for each style,
+    must keep their effect; what is trained beside them must leave their predictions as they are."""
     class_word: str = Field(default="", examples=["cat"])
     """Of the teacher: what stands in captions in place of the trigger. Empty: nothing."""
 
@@ -343,7 +354,7 @@ class Prior(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if self.images is not None and self.prompts:
+        if self.images is not None and self.prompts and self.kind != "experts":
             raise BadRecipe(
                 f"prior.images is {self.images} and prior.prompts has {len(self.prompts)} prompts: class "
                 "images from two sources. Remove one of the two."
@@ -379,5 +390,5 @@ class Prior(Section):
 
     @property
     def taught(self) -> bool:
-        """Whether the bare base says what is right for them."""
+        """Whether the bare base, or experts alone, say what is right for them."""
         return self.kind != "images"

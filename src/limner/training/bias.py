@@ -2,14 +2,18 @@
 
 The base generates pictures from prompts; a LoRA is trained on them while the predictor's LoRAs of such
 pictures are in the frozen base (the Bias expert of DiffSynth-Studio's Qwen-Image-i2L). It learns what is
-common to the errors of all of them, which takes few pictures.
+common to the errors of all of them, which takes few pictures. Images that are to be kept are shown beside
+them: of their LoRAs it learns to change nothing, so that it does not take the style back with the rest.
 """
 
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from limner.data.folder import read_folder
+from limner.data.styles import styles_of
 from limner.errors import BadUsage
 from limner.files import atomic_write
 from limner.hyper.predictor import FILE, Predictor
@@ -17,8 +21,10 @@ from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
 from limner.run_folder import RunDir
 
-GROUP = 4
-"""Pictures of a step."""
+BATCH = 8
+"""Images of a step that the base generated, and as many that are kept; each has references of its own."""
+KEEP_WEIGHT = 0.2
+"""Of the loss of what is kept, beside that of the base's images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +36,13 @@ class BiasOptions:
     """At least one."""
     images: int = 100
     """That the base generates, in all."""
-    rank: int = 4
-    steps: int = 200
-    learning_rate: float = 1e-3
+    keep: Path | None = None
+    """Folder with a folder for each style, of whose images the LoRAs keep their effect."""
+    keep_weight: float | None = None
+    """Of their loss, beside that of the base's images; None: ``KEEP_WEIGHT``."""
+    rank: int = 16
+    steps: int = 300
+    learning_rate: float = 2e-3
     seed: int = 0
     encoders: Path | None = None
     """Folder of frozen encoders."""
@@ -40,6 +50,11 @@ class BiasOptions:
     def __post_init__(self) -> None:
         if self.images < 2:
             raise BadUsage(f"--images is {self.images}; it must be at least 2: each is seen beside others.")
+        if self.keep_weight is not None and self.keep is None:
+            raise BadUsage(
+                f"--keep-weight is {self.keep_weight}, and no images are to be kept. Name their folder with "
+                "--keep, or leave it out."
+            )
 
 
 def expert_names(paths: Sequence[Path]) -> list[str]:
@@ -64,10 +79,21 @@ def bias_recipe(experts: Sequence[Path], run: Path, options: BiasOptions) -> Rec
     Raises:
         BadBase: A predictor cannot be read.
         BadRecipe: A value means nothing.
+        BadData: Of what is to be kept there is nothing, or a style has one image.
     """
     configs = [Predictor.load(path).config for path in experts]
     targets = dict.fromkeys(target.name for config in configs for target in config.targets)
-    folder = {"instant.encoder_folder": str(options.encoders)} if options.encoders else {}
+    further: dict[str, Any] = {}
+    if options.encoders:
+        further["instant.encoder_folder"] = str(options.encoders)
+    if options.keep:
+        styles_of(read_folder(options.keep).examples)  # hours before it is read again, what is wrong with it
+        further |= {
+            "prior.kind": "experts",
+            "prior.images": str(options.keep),
+            "prior.batch": BATCH,
+            "prior.weight": KEEP_WEIGHT if options.keep_weight is None else options.keep_weight,
+        }
     return change(
         Recipe(),
         {
@@ -80,16 +106,19 @@ def bias_recipe(experts: Sequence[Path], run: Path, options: BiasOptions) -> Rec
             "lora.targets": list(targets),
             "train.method": "instant",
             "train.steps": options.steps,
-            "train.batch": GROUP,
+            "train.batch": BATCH,
             "train.learning_rate": options.learning_rate,
+            "train.schedule": "cosine",
+            "train.warmup": min(10, options.steps // 10),
             "train.ema": 0.98,
-            "instant.group": GROUP,
+            "instant.group": 1,
+            "instant.target": "base",
             "instant.encoders": [],
             "instant.experts": [str(path) for path in experts],
             "prior.prompts": list(options.prompts),
             "prior.count": options.images,
             "sample.every": -1,
-            **folder,
+            **further,
         },
     )
 

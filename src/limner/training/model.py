@@ -64,6 +64,7 @@ class TrainableModel:
         self.recipe, self.device, self.live_units = resolved.recipe, resolved.device, resolved.cut.live
         self.autocasts, self.order = resolved.spec.autocasts, resolved.order
         self.class_order, self.taught = resolved.class_order, self.recipe.prior.taught
+        self.led_back = self.recipe.instant.target == "base"
         self.set_weights = [entry.weight for entry in resolved.recipe.data.folders]
         self.process = distributed.rank()
         self.paces: Sequence[Pace] = [Pace(self.plan.micro_batch)] * distributed.world()
@@ -205,9 +206,10 @@ class TrainableModel:
         samples = self.order.step(step)
         if not self.class_order:
             return [samples]
+        first = len(self.resolved.own)
         class_samples = [
-            SampledView(-1 - sample.position, len(self.resolved.own) + sample.view_index)
-            for sample in self.class_order.step(step)
+            SampledView(-1 - position, first + index, tuple(first + row for row in rows))
+            for position, index, rows in self.class_order.step(step)
         ]
         return [samples, class_samples] if self.taught else [samples + class_samples]
 
@@ -221,8 +223,9 @@ class TrainableModel:
             return
         with self._arithmetic():
             values = joined(self.store, micro, self.device, self._read)
-            if self.taught and micro[0].position < 0:
-                values["target"] = self._teacher(values, draw)
+            is_prior = micro[0].position < 0
+            if self.taught if is_prior else self.led_back:
+                values["target"] = self._teacher(values, draw, None if is_prior else self.assembly.denoiser)
             loss = run_units(self.live_units, self.models, values, draw)["loss"]
         yield (loss * shares).sum()
 
@@ -234,9 +237,9 @@ class TrainableModel:
         return weight / self.recipe.train.batch / (len(self.slider.signs) if self.slider else 1)
 
     @torch.no_grad()
-    def _teacher(self, values: dict[str, Tensor], draw: KeyedRng) -> Tensor:
-        """What the base without its adapters says to a micro-batch at the same noise and times."""
-        with self.bare():
+    def _teacher(self, values: dict[str, Tensor], draw: KeyedRng, model: nn.Module | None) -> Tensor:
+        """What the base without its adapters, or one model without, says at the same noise and times."""
+        with self.bare(model):
             return run_units(self.live_units, self.models, values, draw)["pred"].detach()
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
@@ -248,15 +251,13 @@ class TrainableModel:
 
     def validation_loss(self) -> float:
         """Mean loss over the validation views at fixed quantiles of time and fixed noise."""
-        losses = self.validation_losses()
-        return sum(losses) / len(losses)
+        return sum(losses := self.validation_losses()) / len(losses)
 
     @torch.no_grad()
     def validation_losses(self) -> list[float]:
         """The mean loss of each validation view, likewise."""
-        resolved, largest = self.resolved, self.plan.micro_batch
+        resolved, largest, losses = self.resolved, self.plan.micro_batch, list[float]()
         self.dropping(enabled=False)
-        losses: list[float] = []
         for number in range(len(resolved.held_out)):
             total = 0.0
             for start in range(0, len(QUANTILES), largest):
@@ -381,16 +382,16 @@ class TrainableModel:
         self.resolved.spec.trainable.enable(model, enabled=branch == "positive")
 
     @contextmanager
-    def bare(self) -> Iterator[None]:
-        """While entered, the trained models are those of the base."""
-        models = [self.models[name] for name in self.resolved.first_layers]
-        for model in models:
-            self._select(model, "negative")
+    def bare(self, model: nn.Module | None = None) -> Iterator[None]:
+        """While entered, the trained models, or one model, are those of the base."""
+        models = [self.models[name] for name in self.resolved.first_layers] if model is None else [model]
+        for module in models:
+            self._select(module, "negative")
         try:
             yield
         finally:
-            for model in models:
-                self._select(model, "positive")
+            for module in models:
+                self._select(module, "positive")
 
     def _text(self, row: int) -> dict[str, Tensor]:
         """What the denoiser reads of a caption; computed by live units when a text encoder is trained."""

@@ -167,7 +167,12 @@ class TrainState:
         captions = [view.caption for view in resolved.own]
         lines += resolved.spec.trainable.first_lines(resolved.spec, self.model.models, captions)
         prior = resolved.recipe.prior
-        if prior.taught:
+        if prior.kind == "experts":
+            lines.append(
+                f"Prior: LoRAs of {counted(resolved.class_views, 'image')} keep their effect, {prior.batch} "
+                f"per step, weight {prior.weight:g}."
+            )
+        elif prior.taught:
             captions = sorted({view.caption for view in resolved.views[-resolved.class_views :]})
             lines.append(
                 f"Prior: the bare base is the teacher of {counted(len(captions), 'caption')} without the "
