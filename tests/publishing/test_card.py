@@ -100,3 +100,13 @@ def test_words_of_a_stranger_stay_words(item: Publication):
     assert "# a \\`cat\\` &lt;script&gt; \\[x\\](y) \\| \\*b\\*" in text
     compile(text.split("```python\n")[1].split("```")[0], "card", "exec")
     assert code("a `b`") == "`` a `b` ``" and plain("a\nb") == "a b"
+
+
+def test_a_base_that_borrows_a_gated_part_says_where_its_licence_is_accepted(item: Publication):
+    borrower = replace(item, record=named_base("hidream-i1-full"))
+    text = card(borrower, "ada/cat").split("## Licence")[1]
+    assert "`tokenizer_4` and `text_encoder_4` are not there but at [meta-llama/Meta-Llama-3.1-8B" in text
+    assert "must be accepted on that page" in text and "accepted there before" not in text
+    gated = replace(item, record=named_base("flux-dev"))
+    text = card(gated, "ada/cat").split("## Licence")[1]
+    assert "accepted there before" in text and "are not there" not in text

@@ -5,8 +5,8 @@ import re
 import shlex
 from typing import Any
 
-from limner.models.facts import FamilyFacts
-from limner.models.registry import HubLicence, hub_licence
+from limner.models.facts import FamilyFacts, RegisteredBase
+from limner.models.registry import HubLicence, family_of_base, hub_licence
 from limner.publishing.publication import Publication
 
 IMAGES = "images"
@@ -199,7 +199,21 @@ def _licence(item: Publication) -> str:
         return ""
     page = f" Its page: {_base_link(item)}." if item.hub_id else ""
     gate = " It must be accepted there before the base can be fetched." if item.record.gated else ""
-    return f"## Licence\n\nThat of the base: {plain(item.record.licence)}.{page}{gate}"
+    parts = _parts_elsewhere(item.record)
+    return f"## Licence\n\nThat of the base: {plain(item.record.licence)}.{page}{gate}{parts}"
+
+
+def _parts_elsewhere(record: RegisteredBase) -> str:
+    """Parts that are not in the base's own repository, whose page names no licence for them."""
+    facts = family_of_base(record.name)
+    names = [name for name, hub_id in facts.borrowed.items() if hub_id == record.gated_part] if facts else []
+    if not names:
+        return ""
+    link = f"[{record.gated_part}](https://huggingface.co/{record.gated_part})"
+    return (
+        f" Its {' and '.join(map(code, names))} are not there but at {link}, whose own licence must be "
+        "accepted on that page; hand them to the pipeline."
+    )
 
 
 def _captions(item: Publication) -> str:
