@@ -353,9 +353,11 @@ def main() -> None:
     rows = measured(bench, args)
     if args.rows:
         return
-    training = {
-        name: Predictor.load(args.experts / f"{name}.safetensors").record for name in ("coarse", "fine")
+    paths = {
+        "style": args.style,
+        **{name: args.experts / f"{name}.safetensors" for name in ("coarse", "fine")},
     }
+    training = {name: Predictor.load(path).record for name, path in paths.items()}
     table = {
         name: {column: interval(values) for column, values in asdict(row).items()}
         for name, row in rows.items()
