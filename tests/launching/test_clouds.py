@@ -49,3 +49,10 @@ def test_clouds_that_cannot_be_are_told(cloud, bucket):
         require_cloud(cloud, bucket=bucket)
     require_cloud("runpod", bucket=False)
     require_cloud("AWS", bucket=True)
+
+
+def test_a_cloud_without_spot_machines_is_refused_one():
+    require_cloud("lambda", bucket=True)
+    require_cloud("aws", bucket=True, spot=True)
+    with raises(BadUsage):
+        require_cloud("Lambda", bucket=True, spot=True)

@@ -34,6 +34,8 @@ CLOUDS = {
     "yotta": False,
 }
 """Cloud -> whether SkyPilot mounts a bucket there, in which a run outlives its machine."""
+NO_SPOT = frozenset(("cudo", "do", "fluidstack", "lambda", "paperspace", "scp", "vsphere"))
+"""Clouds with buckets where SkyPilot rents no spot machines."""
 
 CARDS = {
     "A100": "A100 40GB",
@@ -84,8 +86,14 @@ def card_of(name: str) -> Card | None:
     return cards.known(CARDS.get(name, re.sub("^RTX(?=[A-Z])", "RTX ", name.replace("-", " "))))
 
 
-def require_cloud(name: str, *, bucket: bool) -> None:
-    """Raise ``BadUsage`` unless SkyPilot knows a cloud, and mounts a ``bucket`` there where one is wanted."""
+def require_cloud(name: str, *, bucket: bool, spot: bool = False) -> None:
+    """Raise ``BadUsage`` unless SkyPilot knows a cloud, and has there what is wanted.
+
+    Args:
+        name: The cloud.
+        bucket: Whether one is to be mounted.
+        spot: Whether the machine may be taken away.
+    """
     if name.lower() not in CLOUDS:
         raise BadUsage(f"--cloud is {name[:60]!r}; SkyPilot knows {', '.join(CLOUDS)}.")
     if bucket and not CLOUDS[name.lower()]:
@@ -93,4 +101,10 @@ def require_cloud(name: str, *, bucket: bool) -> None:
         raise BadUsage(
             f"--cloud is {name}, where SkyPilot mounts no bucket, so that a machine taken away would "
             f"take the run with it. Leave out --spot and --bucket, or choose one of {able}."
+        )
+    if spot and name.lower() in NO_SPOT:
+        able = ", ".join(cloud for cloud, mounts in CLOUDS.items() if mounts and cloud not in NO_SPOT)
+        raise BadUsage(
+            f"--cloud is {name}, where SkyPilot rents no spot machines. Leave out --spot, or choose one of "
+            f"{able}."
         )

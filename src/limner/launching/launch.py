@@ -74,7 +74,7 @@ def launch(request: LaunchRequest, reporter: Reporter) -> Launched:
         LaunchFailed: SkyPilot ends with an error.
     """
     if request.cloud:
-        require_cloud(request.cloud, bucket=request.spot or bool(request.bucket))
+        require_cloud(request.cloud, bucket=request.spot or bool(request.bucket), spot=request.spot)
     gpus = parse_gpus(request.gpu) if request.gpu else None
     recipe, mounts = remote_recipe(request.recipe)
     machine = _machine(request, gpus, reporter)
