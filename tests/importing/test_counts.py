@@ -48,3 +48,29 @@ def test_every_so_many_epochs_is_counted_in_steps(tmp_path: Path, monkeypatch: p
     images(book)
     steps(book)
     assert (book.changes["sample.every"], book.changes["train.save_every"]) == (6, 9)
+
+
+@pytest.mark.parametrize(
+    ("unit", "every", "outcome"),
+    [
+        ("STEP", 20, "translated"),
+        ("EPOCH", 60, "translated"),
+        ("NEVER", None, "off"),
+        ("MINUTE", None, "cannot be had"),
+    ],
+)  # fmt: skip
+def test_intervals_of_one_trainer_have_units(unit: str, every: int | None, outcome: str):
+    values = {"sample_after": 20, "sample_after_unit": unit, "batch_size": 1}
+    book = Book([ForeignOption(key, value) for key, value in values.items()])
+    book.facts |= {"trainer": "OneTrainer", "images": 3}
+    steps(book)
+    assert book.changes.get("sample.every") == every
+    assert next(row.outcome for row in book.rows if row.key == "sample_after") == outcome
+
+
+def test_repeats_of_simple_tuner_are_those_after_the_first(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"")
+    options = [ForeignOption("0.instance_data_dir", str(tmp_path)), ForeignOption("0.repeats", 4)]
+    book = Book(options, facts={"trainer": "SimpleTuner"})
+    images(book)
+    assert book.facts["images"] == 5

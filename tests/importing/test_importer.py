@@ -7,6 +7,7 @@ from importing.corpus import EXPECTED, written
 from importing.more import MORE
 from limner.importing.importer import import_recipe
 from limner.importing.options import read
+from limner.recipe.schema import Recipe
 from limner.recipe.toml import dump, get, parse
 
 
@@ -128,3 +129,21 @@ def test_values_that_mean_nothing_never_end_in_a_traceback(folder: Path, value: 
     for key in keys:
         (folder / "odd.json").write_text(json.dumps({"network_dim": 4, key: value}))
         assert any(row.key.startswith(key) for row in import_recipe(folder / "odd.json").rows)
+
+
+def test_a_variable_of_a_shell_is_a_row_and_no_base(folder: Path):
+    (folder / "a.sh").write_text(
+        "python sdxl_train_network.py --pretrained_model_name_or_path $MODEL --network_dim 4"
+    )
+    imported = import_recipe(folder / "a.sh")
+    (row,) = (row for row in imported.rows if row.key == "pretrained_model_name_or_path")
+    assert row.outcome == "cannot be had" and "write its value" in row.note
+    assert imported.recipe.base == Recipe().base
+
+
+def test_a_base_that_no_family_here_is_like_is_told(folder: Path):
+    text = {"training_method": "LORA", "model_type": "WAN_2_1", "base_model_name": "Wan-AI/Wan2.1-T2V-14B"}
+    (folder / "a.json").write_text(json.dumps(text))
+    rows = {row.key: row for row in import_recipe(folder / "a.json").rows}
+    assert rows["(base)"].outcome == "unknown" and "no family" in rows["(base)"].note
+    assert rows["(train.steps)"].outcome == "cannot be had" and "epochs: 100" in rows["(train.steps)"].note

@@ -113,3 +113,22 @@ def test_a_slider_of_ai_toolkit_is_one_here(tmp_path):
 )
 def test_what_other_words_become(rule: Any, values: dict[str, Any], ours: dict[str, Any]):
     assert changed(rule, **values) == ours
+
+
+def test_tables_of_other_optimizers_and_of_parts_are_not_taken_for_settings():
+    values = {
+        "optimizer_defaults.ADAFACTOR.weight_decay": 0.5,
+        "optimizer_defaults.ADAMW.beta1": 0.1,
+        "transformer.train": True,
+        "unet.train": False,
+        "prior.train": True,
+        "transformer.model_name": "other.safetensors",
+    }
+    book = Book([ForeignOption(key, value) for key, value in values.items()])
+    objectives.of_parts(book)
+    outcomes = ["off", "off", "always so", "cannot be had", "off", "cannot be had"]
+    assert [row.outcome for row in book.rows] == outcomes and not book.changes
+
+
+def test_a_shift_by_resolution_of_simple_tuner():
+    assert changed(objectives.timesteps, flow_schedule_auto_shift=True) == {"train.time_shift": "auto"}

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from limner.errors import BadUsage
-from limner.importing.options import LARGEST, ForeignOption, command, read
+from limner.importing.options import LARGEST, ForeignOption, command, has_variable, read
 
 
 @pytest.mark.parametrize("end", ["\\", "^", "`"])
@@ -94,3 +94,31 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "a.toml")
     with pytest.raises(BadUsage, match="is no file"):
         read(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('python train.py --path "C:\\my files\\a b"', "C:\\my files\\a b"),
+        ("python train.py ^\n --path=C:\\files\\cat", "C:\\files\\cat"),
+        ("python train.py `\n --path 'D:\\a\\b'", "D:\\a\\b"),
+        ("set ROOT=C:\\files\npython train.py --path %ROOT%\\cat", "C:\\files\\cat"),
+        ('$root = "D:\\files"\npython train.py --path "$root\\cat"', "D:\\files\\cat"),
+        ("ROOT=/files\nexport PART=$ROOT/cat\npython train.py --path ${PART}", "/files/cat"),
+        ("python train.py --path ${ROOT:-/files}/cat", "/files/cat"),
+        ("python train.py --path a\\ b", "a b"),
+    ],
+)
+def test_paths_of_windows_and_variables_of_shells(text: str, path: str):
+    (option,) = command(text)[1]
+    assert option == ForeignOption("path", path)
+
+
+def test_a_variable_that_nothing_sets_is_told():
+    options = command("python train.py --a $HOME/x --b 5% --c cost$ --d %USERPROFILE%")[1]
+    assert [has_variable(option.value) for option in options] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("line", ["a=" + " ;" * 9000, "python t.py " + "${a-" * 3000, "a" * 9000])
+def test_a_long_line_is_read(line: str):
+    assert command(line)[1] == []

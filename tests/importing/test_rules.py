@@ -168,3 +168,12 @@ def test_words_about_control_images(key: str, value: Any, outcome: str):
     book = Book([ForeignOption(key, value)])
     rules.controls(book)
     assert [row.outcome for row in book.rows] == [outcome] and not book.changes
+
+
+def test_width_and_height_of_diffsynth_are_those_of_training():
+    options = [
+        ForeignOption(key, value) for key, value in (("height", 512), ("width", 768), ("max_pixels", 9))
+    ]
+    book = Book(options, facts={"trainer": "DiffSynth-Studio"})
+    rules.resolution(book)
+    assert book.changes == {"data.resolution": 624} and not book.options

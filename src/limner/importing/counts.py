@@ -66,7 +66,7 @@ def _set_folders(
     book: Book, folders: Mapping[str, ForeignOption], counts: Mapping[str, ForeignOption]
 ) -> None:
     """One folder is ``data.images``; several are ``data.sets``, each with what its dataset says."""
-    repeats = {entry: _number(counts.get(entry)) for entry in folders}
+    repeats = {entry: _repeats(book, counts.get(entry)) for entry in folders}
     images_per_epoch = [
         _image_count(Path(str(option.value)), repeats[entry]) for entry, option in folders.items()
     ]
@@ -96,6 +96,12 @@ def _is_of(option: ForeignOption, entry: str) -> bool:
     """Whether an option of a dataset belongs to that which stands at ``entry``."""
     inside = option.key.startswith(f"{entry}.") and entry != ""
     return inside and option.leaf in OF_SETS
+
+
+def _repeats(book: Book, option: ForeignOption | None) -> int:
+    """How often an image is seen in an epoch: SimpleTuner counts those after the first."""
+    extra = option is not None and book.facts.get("trainer") == "SimpleTuner"
+    return int(number(option.value if option else 0) or 0) + 1 if extra else _number(option)
 
 
 def _number(option: ForeignOption | None) -> int:
@@ -155,11 +161,19 @@ def steps(book: Book) -> None:
                 "The images are not here to be counted. Set train.steps = epochs x images x repeats / batch."
             )
             book.row(option, "cannot be had", note)
-    if book.facts.get("epochs") and per_epoch and not limits and not epochs:
-        note = f"The default of {book.facts['trainer']}, {book.facts['epochs']} epochs; the file is silent."
-        steps_ = {"train.steps": int(book.facts["epochs"]) * per_epoch}
-        book.set(ForeignOption("(train.steps)", None), steps_, note)
+    if book.facts.get("epochs") and not limits and not epochs:
+        _silent_epochs(book, per_epoch)
     _every(book, per_epoch)
+
+
+def _silent_epochs(book: Book, per_epoch: int | None) -> None:
+    """Epochs that a trainer assumes where its file is silent."""
+    option, number_ = ForeignOption("(train.steps)", None), int(book.facts["epochs"])
+    note = f"The default of {book.facts['trainer']}, epochs: {number_}; the file is silent."
+    if per_epoch:
+        book.set(option, {"train.steps": number_ * per_epoch}, note)
+    else:
+        book.row(option, "cannot be had", f"{note} The images are not here to be counted: set train.steps.")
 
 
 EPOCHS = {
@@ -172,7 +186,33 @@ EPOCHS = {
 }
 
 
+UNITS = {
+    "sample_after": "sample.every",
+    "save_every": "train.save_every",
+    "validate_after": "train.validation_every",
+}
+"""OneTrainer's intervals, each with a unit."""
+
+
+def _with_units(book: Book, per_epoch: int | None) -> None:
+    for leaf, key in UNITS.items():
+        units = book.take(f"{leaf}_unit")
+        unit = str(units[0].value).upper() if units else "MINUTE"
+        steps_ = {"STEP": 1, "EPOCH": per_epoch}.get(unit)
+        for option, value in book.numbers(leaf):
+            if unit == "NEVER" or value <= 0:
+                book.row(option, "off")
+            elif steps_:
+                book.set(option, {key: max(1, round(value * steps_))})
+            else:
+                book.row(option, "cannot be had", f"Count steps: {key}.")
+        for option in units:
+            book.row(option, "off" if unit == "NEVER" else "translated")
+
+
 def _every(book: Book, per_epoch: int | None) -> None:
+    if book.facts.get("trainer") == "OneTrainer":
+        _with_units(book, per_epoch)
     for leaf, assignments in EPOCHS.items():
         for option in book.each(leaf):
             if per_epoch and isinstance(option.value, int | float):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from limner.errors import BadRecipe
-from limner.importing.book import Book, ImportRow, Outcome, is_set
-from limner.importing.options import LAUNCHER, MORE_FILES, ForeignOption, read
+from limner.importing.book import Book, ImportRow, Outcome, is_set, number
+from limner.importing.documented import meaning
+from limner.importing.options import LAUNCHER, MORE_FILES, ForeignOption, has_variable, read
 from limner.importing.rules import RULES
 from limner.importing.silence import SILENCE, fill
 from limner.importing.tools import EQUAL_VALUES, FORMAT, LOADING, trainer_of
@@ -56,13 +57,15 @@ def import_recipe(path: Path) -> Imported:
     """
     configuration = read(path)
     trainer = trainer_of(configuration)
-    order = {option.key: number for number, option in enumerate(configuration.options)}
+    order = {option.key: index for index, option in enumerate(configuration.options)}
     silence = SILENCE[trainer.name]
     facts = {"trainer": trainer.name, "script": configuration.script}
     book = Book(list(configuration.options), facts=facts | {"batch": silence.batch, "epochs": silence.epochs})
     for option in configuration.absent_files:
         book.row(option, "cannot be had", "That file is not here: what it says is missing.")
     book.options = [option for option in book.options if option not in configuration.absent_files]
+    if configuration.script:
+        _variables(book)
     for rule in RULES:
         rule(book)
     for option in book.options:
@@ -71,6 +74,14 @@ def import_recipe(path: Path) -> Imported:
     recipe = _built(book)
     rows = sorted(book.rows, key=lambda row: order.get(row.key.partition(":")[0], len(order)))
     return Imported(trainer.name, recipe, tuple(rows))
+
+
+def _variables(book: Book) -> None:
+    """Values of a command line that are variables of the shell, whose values nobody knows here."""
+    for option in [option for option in book.options if has_variable(option.value)]:
+        book.options.remove(option)
+        note = "A variable that this script does not set: write its value in the recipe."
+        book.row(option, "cannot be had", note)
 
 
 def _spelled(book: Book, option: ForeignOption) -> None:
@@ -115,6 +126,10 @@ def _looked_up(book: Book, option: ForeignOption) -> None:
             )
         return
     has_answer = leaf in aliases.ANSWERS or leaf in aliases.SPELLINGS
+    if not has_answer and (other := meaning(leaf)):
+        is_off = not is_set(option.value) or number(option.value) == 0
+        book.row(option, *(("off", "") if is_off else other))
+        return
     note = reason or aliases.ANSWERS.get(leaf, "Check whether it matters to you.")
     book.row(option, "cannot be had" if has_answer else "unknown", note)
 
@@ -138,7 +153,7 @@ def _built(book: Book) -> Recipe:
         pending = conflicts
     for key, value in pending.items():
         text = f"{key} = {write(value)}"
-        for number, row in enumerate(book.rows):
+        for index, row in enumerate(book.rows):
             if text in row.becomes.split(", "):
-                book.rows[number] = ImportRow(row.key, row.value, "cannot be had", "", reasons[key])
+                book.rows[index] = ImportRow(row.key, row.value, "cannot be had", "", reasons[key])
     return recipe

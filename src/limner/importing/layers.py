@@ -56,6 +56,9 @@ def family(book: Book) -> None:
             if re.search(form, word.replace("\\", "/"), re.IGNORECASE):
                 book.facts["family"] = name
                 return
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+        note = "Its name tells no family that is trained here; limner plan reads its configs."
+        book.row(ForeignOption("(base)", base), "unknown", note)
 
 
 def silent(book: Book) -> TrainedLayers | None:
@@ -241,11 +244,12 @@ def _within(book: Book, word: str) -> str:
 
 def _filtered(book: Book) -> None:
     """OneTrainer's filter: words or regular expressions of which a name fits one."""
+    names = ("layer_filter", "layer_filter_preset", "layer_filter_regex")
+    for option in [option for option in book.options if option.leaf in names and "." in option.key]:
+        book.options.remove(option)
+        book.row(option, "the plan decides")  # those of its quantization
     is_regex = book.peek("layer_filter_regex") is True
     for option in book.take("layer_filter"):
-        if not option.key.startswith("layer_filter"):
-            book.row(option, "the plan decides")  # that of its quantization
-            continue
         words = [word.strip() for word in str(option.value or "").split(",") if word.strip()]
         forms = [ONE_TRAINER_FORMS.get(word) if is_regex else f"*{word}*" for word in words]
         patterns = tuple(form for form in forms if form)

@@ -147,8 +147,31 @@ def _of_a_word(key: str) -> bool:
     return key.startswith(("embedding.", "additional_embeddings.")) or key == "embedding_learning_rate"
 
 
+PARTS = ("transformer", "unet", "prior", "decoder", "unconditional_transformer")
+
+
+def of_parts(book: Book) -> None:
+    """OneTrainer's tables of other optimizers, which are kept for its window, and of parts of the model."""
+    for option in [option for option in book.options if option.key.startswith("optimizer_defaults")]:
+        book.options.remove(option)
+        book.row(option, "off", "Of another optimizer.")
+    for option in list(book.options):
+        part, _, leaf = option.key.partition(".")
+        if leaf not in ("train", "model_name") or (leaf == "train" and part not in PARTS):
+            continue
+        book.options.remove(option)
+        is_denoiser = part in PARTS[:2]
+        if leaf == "train" and is_denoiser:
+            outcome = "always so" if option.value is not False else "cannot be had"
+            book.row(option, outcome, "The denoiser is trained.")
+        elif option.value in (None, "", False) or not is_denoiser:
+            book.row(option, "off")
+        else:
+            book.row(option, "cannot be had", "A denoiser in a file of its own: name it as base.")
+
+
 RULES: tuple[Callable[[Book], None], ...] = (
-    *(slider, distillation, precision, controlled_prompts, prior),
+    *(of_parts, slider, distillation, precision, controlled_prompts, prior),
     new_word,
 )
 
@@ -187,6 +210,7 @@ def timesteps(book: Book) -> None:
     of_resolution = [*book.each("dynamic_timestep_shifting")]
     for option in of_resolution:
         book.row(option, "translated", "See the sampling of timesteps.")
+    shift = _of_simple_tuner(book) or shift
     _biased(book)
     _of_toolkit(book)
     names = ("timestep_sampling", "timestep_type", "timestep_distribution", "weighting_scheme")
@@ -211,6 +235,14 @@ def timesteps(book: Book) -> None:
             book.row(option, "translated", "See the sampling of timesteps.")
         else:
             book.set(option, {"train.time_shift": value}, outcome="kept")
+
+
+def _of_simple_tuner(book: Book) -> str:
+    """SimpleTuner's shift by resolution; "" where it is off."""
+    for option in book.each("flow_schedule_auto_shift"):
+        book.set(option, {"train.time_shift": "auto"}, "As the base's sampler moves them.")
+        return "auto"
+    return ""
 
 
 def _biased(book: Book) -> None:

@@ -33,6 +33,15 @@ SCRIPT = re.compile(r"[\w./\\:-]+\.py$")
 CONTINUATION = re.compile(r"[\\^`]\s*\n")
 """Ends of lines that go on: of a POSIX shell, of cmd, of PowerShell."""
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+WINDOWS = re.compile(r"(?<![\w/])[A-Za-z]:\\\w")
+"""A path with a drive: backslashes are no escapes where there is one."""
+ASSIGNMENT = re.compile(
+    r"""\s*(?:export\s+|set\s+|\$(?:env:)?)?"?(?P<name>[A-Za-z_]\w*)\s*=(?P<value>.*)""", re.IGNORECASE
+)
+"""A line that sets a variable, of a POSIX shell, of cmd, of PowerShell."""
+VARIABLE = re.compile(
+    r"\$\{(?P<braced>\w+)(?::?-(?P<otherwise>[^}]{0,200}))?\}|\$(?:env:)?(?P<plain>[A-Za-z_]\w*)|%(?P<cmd>[A-Za-z_]\w*)%"
+)
 LAUNCHER = "launcher"
 """First part of the keys that stand before the script: those of accelerate or torchrun."""
 LARGEST = 4_000_000
@@ -196,23 +205,59 @@ def command(text: str) -> tuple[str, list[ForeignOption]]:
     lines = (
         line
         for line in CONTINUATION.sub(" ", text).splitlines()
-        if not line.lstrip().startswith(("#", "REM "))
+        if not line.lstrip().startswith(("#", "REM ", "::"))
     )
     best: tuple[str, list[ForeignOption]] = ("", [])
+    values: dict[str, str] = {}
+    is_windows = bool(WINDOWS.search(text))
     for line in lines:
+        if ".py" not in line and (match := ASSIGNMENT.fullmatch(line)):
+            values[match["name"].lower()] = _expanded(
+                match["value"].partition(";")[0].strip(" \t\"'"), values
+            )
+            continue
         try:
-            words = shlex.split(line, comments=True, posix=True)
+            words = _split(_expanded(line, values), is_windows=is_windows)
         except ValueError as error:
             if ".py" in line:
                 raise BadUsage(
                     f"The command cannot be split into words: {error}. Check its quotes."
                 ) from error
             continue
-        script = next((word for word in words if SCRIPT.search(word)), "")
+        script = next((word for word in words if _is_script(word)), "")
         if script and ("train" in Path(script.replace("\\", "/")).name or not best[0]):
             split = words.index(script)
             best = script, [*_words(words[:split], f"{LAUNCHER}."), *_words(words[split + 1 :], "")]
     return best
+
+
+def _is_script(word: str) -> bool:
+    """Whether a word is a Python file. A text of a million letters would take hours to search."""
+    return word.endswith(".py") and SCRIPT.search(word[-300:]) is not None
+
+
+def _split(line: str, *, is_windows: bool) -> list[str]:
+    """The words of a line; backslashes of paths with a drive stay."""
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, "" if is_windows else "#"
+    if is_windows:
+        lexer.escape = ""
+    return list(lexer)
+
+
+def _expanded(text: str, values: Mapping[str, str]) -> str:
+    """A line with the variables that lines before it set; others stay as they are."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match["braced"] or match["plain"] or match["cmd"]
+        return values.get(name.lower(), match[0] if match["otherwise"] is None else match["otherwise"])
+
+    return VARIABLE.sub(value, text)
+
+
+def has_variable(value: object) -> bool:
+    """Whether a value of a command line names a variable that nothing sets."""
+    return isinstance(value, str) and VARIABLE.search(value) is not None
 
 
 def _words(words: list[str], prefix: str) -> Iterator[ForeignOption]:

@@ -67,7 +67,7 @@ def optimizer(book: Book) -> None:
             book.set(option, assignments)
         if rest:
             book.row(option, "cannot be had", f"{', '.join(rest)}: no such argument here; its default stays.")
-    pairs = (("adam_beta1", "beta1"), ("adam_beta2", "beta2"))
+    pairs = tuple((f"adam_beta{n}", f"beta{n}", f"optimizer_beta{n}") for n in (1, 2))
     first, second = (list(book.numbers(*names)) for names in pairs)
     betas = (first[0][1] if first else 0.9, second[0][1] if second else 0.999)
     for option, _ in (*first, *second):
@@ -123,6 +123,7 @@ LISTS_OF_SIZES = ("ai-toolkit", "OneTrainer")
 def resolution(book: Book) -> None:
     """Sides in pixels, from numbers, pairs, lists, or areas; of several datasets all of them."""
     sides: list[tuple[ForeignOption, tuple[int, ...]]] = []
+    _sides_of_diffsynth(book)
     for option in book.each("resolution", "max_resolution", "max_pixels"):
         numbers = [int(part) for part in re.findall(r"\d+", str(option.value))]
         if not numbers or option.key.startswith("sample"):
@@ -137,6 +138,19 @@ def resolution(book: Book) -> None:
         )
         is_kept = option.value in (assignments["data.resolution"], [*union])
         book.set(option, assignments, note, outcome="kept" if is_kept else "translated")
+
+
+def _sides_of_diffsynth(book: Book) -> None:
+    """DiffSynth-Studio's width and height, which are those of training: one resolution."""
+    if book.facts.get("trainer") != "DiffSynth-Studio":
+        return
+    options = [option for option in book.take("width", "height") if is_set(option.value)]
+    if len(options) == 2:
+        book.options = [option for option in book.options if option.leaf != "max_pixels"]
+        text = f"{options[0].value}x{options[1].value}"
+        book.options.append(ForeignOption("resolution", text))
+    for option in options:
+        book.row(option, "translated", "See data.resolution.")
 
 
 def _sides(option: ForeignOption, numbers: list[int], trainer: str) -> tuple[int, ...]:
