@@ -54,7 +54,7 @@ from messages import raises
         {"data.masks": "sidecar", "train.objective": "distill"},
         {"data.tag_variants": 4},
         {"data.tag_shuffle": True, "train.objective": "distill"},
-        {"prior.count": 100},
+        {"prior.count": 100, "prior.images": "cats"},
         {"prior.count": 100, "prior.prompts": ("a cat",), "prior.images_per_prompt": 2},
         {"prior.kind": "experts", "prior.images": "styles"},
         {"prior.kind": "experts", "train.method": "instant", "instant.experts": ["a"], "train.batch": 4},

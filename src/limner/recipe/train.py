@@ -363,10 +363,10 @@ class Prior(Section):
 
     @model_validator(mode="after")
     def _one_count(self) -> Self:
-        if self.count is not None and not self.prompts:
+        if self.count is not None and self.images is not None and not self.prompts:
             raise BadRecipe(
-                f"prior.count is {self.count}, and prior.prompts has no prompt to generate images from. Add "
-                "prompts, or remove prior.count."
+                f"prior.count is {self.count}, and prior.images is {self.images}: the base generates none. "
+                "Remove prior.count, or set prior.prompts in place of prior.images."
             )
         if self.count is not None and self.images_per_prompt > 1:
             raise BadRecipe(
@@ -378,7 +378,7 @@ class Prior(Section):
     @property
     def counts(self) -> tuple[int, ...]:
         """Class images that are generated from each of the prompts."""
-        if self.count is None:
+        if self.count is None or not self.prompts:
             return (self.images_per_prompt,) * len(self.prompts)
         each, rest = divmod(self.count, len(self.prompts))
         return tuple(each + (number < rest) for number in range(len(self.prompts)))
