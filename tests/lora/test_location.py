@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -18,8 +19,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     names = ["weights.safetensors", "other/second.safetensors"]
 
     class Hub:
-        def list_repo_files(self, hub_id: str) -> list[str]:
-            return names[:1] if hub_id == "ada/cat" else names
+        def model_info(self, hub_id: str) -> SimpleNamespace:
+            files = names[:1] if hub_id == "ada/cat" else names
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name: str(cached))

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from limner.cli.options import BASE, Events, Json, Option, Out, example, recipe_options, taking
 from limner.cli.session import session
 from limner.imports import swiftly
+from limner.reporter import counted
 from limner.target import overrides_from, request_for
 
 INSTANT = (
@@ -136,9 +137,10 @@ def instant(
             from limner import api
         keys = {key: value for key, value in options.items() if value is not None}
         report = api.instant(photos, out=out, on_event=reporter.on_event, **keys)
+    images = counted(report.images, "picture")
     energy = "" if report.energy > 0.999999 else f", {report.energy:.1%} of the energy kept"
     lines = [
-        f"{report.lora}: rank {report.rank}, {report.layers} layers, from {report.images} pictures{energy}; "
+        f"{report.lora}: rank {report.rank}, {report.layers} layers, from {images}{energy}; "
         f"{report.seconds:.1f} s",
         f'Next: limner generate {report.lora} --prompt ".."',
     ]

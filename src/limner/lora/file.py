@@ -386,7 +386,8 @@ def _names_on_hub(hub_id: str) -> list[str]:
     from huggingface_hub import HfApi, errors, snapshot_download
 
     try:
-        return HfApi().list_repo_files(hub_id)
+        # not list_repo_files, which tries for half a minute and says so line by line
+        return [file.rfilename for file in HfApi().model_info(hub_id).siblings or ()]
     except errors.RepositoryNotFoundError:  # a gated one among them
         raise
     except (errors.HTTPError, OSError) as unreachable:
