@@ -371,6 +371,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--static", type=Path, help="a predictor of which only the static LoRA was trained")
     parser.add_argument("--work", type=Path, default=Path("build/instant-bench"))
+    parser.add_argument("--name", default="instant", help="of the files that are written")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -386,8 +387,8 @@ def main() -> None:
         static = Predictor.load(args.static)
         figures["conditional"]["share over a static LoRA"] = static_share(bench, static, figures)
         figures["conditional"]["static LoRA's training"] = static.record
-    sheet(bench, predicted(bench, predictor, 8), predictor.config).save(args.out / "instant.png")
-    save("instant", {"new": args.new, "kinds": args.kinds, "training": predictor.record, **figures}, args.out)
+    sheet(bench, predicted(bench, predictor, 8), predictor.config).save(args.out / f"{args.name}.png")
+    save(args.name, {"new": args.new, "kinds": args.kinds, "training": predictor.record, **figures}, args.out)
 
 
 if __name__ == "__main__":

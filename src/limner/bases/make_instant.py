@@ -311,6 +311,7 @@ def _config(args: argparse.Namespace) -> InstantConfig:
         rate=args.rate,
         repeats=args.repeats,
         shift=args.shift,
+        cut_share=args.cut_share,
         seed=args.seed,
     )
     if args.expert == "style":
@@ -330,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=2, help="steps that a batch serves")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shift", type=float, default=4.0, help="of the times of the noise")
+    parser.add_argument("--cut-share", type=float, default=0.5, help="steps that see the first ranks alone")
     parser.add_argument("--start", type=Path, help="the folder of a predictor to go on from")
     parser.add_argument("--coarse", type=Path, help="for --expert fine: the frozen first expert's folder")
     parser.add_argument("--install", action="store_true", help="replace the predictor inside the package")
