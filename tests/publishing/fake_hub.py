@@ -15,6 +15,8 @@ from huggingface_hub import constants
 
 LARGE = ".safetensors"
 """What goes by git-lfs."""
+TORN = -1
+"""A status for which the connection ends without an answer."""
 
 
 class FakeHub:
@@ -89,6 +91,9 @@ class Handler(BaseHTTPRequestHandler):
     def _refused(self) -> bool:
         part, status, message = self.hub.refusal or ("", 0, "")
         if status and part in self.path:
+            if status == TORN:
+                self.close_connection = True
+                return True
             self._answer(status, {"error": message}, {"X-Error-Message": message})
             return True
         return False

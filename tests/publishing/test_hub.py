@@ -6,7 +6,7 @@ from huggingface_hub import constants
 from limner.errors import BadHub
 from limner.publishing.hub import upload
 from messages import raises
-from publishing.fake_hub import FakeHub, hub_on_localhost
+from publishing.fake_hub import TORN, FakeHub, hub_on_localhost
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # huggingface_hub's own
 
@@ -46,6 +46,10 @@ def test_a_private_repository_is_private_before_a_file_is_sent(hub: FakeHub, fol
         ("objects/", 400, "checksums differ"),
         ("commit", 400, "the metadata of the card is invalid"),
         ("repos/create", 500, "Internal Error"),
+        ("preupload", 404, "Repository not found"),
+        ("commit", 409, "Another upload is under way"),
+        ("commit", 412, "A commit has happened since"),
+        ("commit", TORN, "the connection is torn"),
     ],
 )
 def test_a_refusal_is_one_line(hub: FakeHub, folder: Path, part: str, status: int, text: str):
