@@ -46,6 +46,14 @@ def test_of_a_full_fine_tune_all_that_is_trained_is_split():
     plans = (BF16, replace(BF16, shards=2))
     plain, parts = (moving_bytes(profile, plan, "adamw", all_reduce=True) for plan in plans)
     assert parts < plain / 2, "nothing else is summed"
+    size = sum(shards.block_bytes(profile, plans[1])) + 4 * (
+        profile.learning - sum(block.trained for block in profile.blocks)
+    )
+    assert shards.passed_bytes(profile, plans[1]) == 3 * size / 2, "forward, backward, gradients"
+
+
+def test_the_larger_part_counts():
+    assert [shards.part(size, 4) for size in (0, 4, 5, 8)] == [0, 1, 2, 2]
 
 
 def test_what_comes_in_a_step_takes_the_time_of_the_link():
