@@ -9,7 +9,7 @@ import yaml
 from launching.machines import MACHINE, Row, catalogue, profile_at_hand, recipes, toy, without_skypilot
 from limner.errors import BadUsage, LaunchFailed
 from limner.launching import launch as room
-from limner.launching.launch import LaunchRequest, launch, start, start_command
+from limner.launching.launch import LaunchRequest, launch, new_bucket, start, start_command
 from limner.launching.task import TaskRequest, secrets_of
 from limner.recipe.toml import load
 from limner.reporter import Reporter
@@ -48,10 +48,8 @@ def test_a_dry_run_needs_no_skypilot(request_here: LaunchRequest, tmp_path: Path
     assert cloud.machine.cloud == "lambda"
     spot = launch(replace(request_here, spot=True), Reporter())
     assert spot.command[:3] == ("sky", "jobs", "launch")
-    assert yaml.safe_load(request_here.out.read_text())["file_mounts"]["~/limner/run"] == {
-        "name": "limner-my-cat",
-        "mode": "MOUNT_CACHED",
-    }
+    run = yaml.safe_load(request_here.out.read_text())["file_mounts"]["~/limner/run"]
+    assert run == {"name": new_bucket("limner-my-cat", request_here.home), "mode": "MOUNT_CACHED"}
 
 
 def test_the_catalogue_gives_the_price(request_here: LaunchRequest, tmp_path: Path, monkeypatch):
@@ -65,6 +63,17 @@ def test_the_catalogue_gives_the_price(request_here: LaunchRequest, tmp_path: Pa
     catalogue(monkeypatch, OSError("no network"))
     launch(request_here, Reporter(lambda event: lines.append(getattr(event, "text", ""))))
     assert lines[0].startswith("No price: SkyPilot's catalogue cannot be had: no network.")
+
+
+def test_a_new_bucket_is_of_this_run_alone(request_here: LaunchRequest, monkeypatch):
+    spot = replace(request_here, spot=True, cloud="aws")
+    names = []
+    for home, computer in ((spot.home, 1), (spot.home, 1), (spot.home / "other", 1), (spot.home, 2)):
+        monkeypatch.setattr("uuid.getnode", lambda computer=computer: computer)
+        launch(replace(spot, home=home), Reporter())
+        names.append(yaml.safe_load(spot.out.read_text())["file_mounts"]["~/limner/run"]["name"])
+    assert names[0] == names[1] and len(set(names)) == 3
+    assert names[0].startswith("limner-my-cat-") and len(new_bucket("a" * 80, spot.home)) == 63
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """The verb ``launch``: plan, choose, write the task, and hand it to SkyPilot."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import threading
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +88,7 @@ def launch(request: LaunchRequest, reporter: Reporter) -> Launched:
         package=request.package,
     )
     if request.spot and not request.bucket:
-        task_request = replace(task_request, bucket=task_request.name)
+        task_request = replace(task_request, bucket=new_bucket(task_request.name, request.home))
     recipe_file = request.out.absolute().with_name(f"{request.out.stem}.recipe.toml")
     lines = described(machine, spot=request.spot)
     write_text(recipe_file, dump(recipe))
@@ -103,6 +105,19 @@ def launch(request: LaunchRequest, reporter: Reporter) -> Launched:
         is_running=not request.dry_run,
         lines=(*lines, *fetching(task_request, request.home)),
     )
+
+
+def new_bucket(name: str, home: Path) -> str:
+    """A name for a bucket that nobody else has, as all users of a cloud share the names; 63 letters at most.
+
+    The same of the same run folder on the same computer, so that the command finds its run again.
+
+    Args:
+        name: Of the task.
+        home: Of the run, here.
+    """
+    owner = hashlib.sha256(f"{uuid.getnode()} {home.absolute()}".encode()).hexdigest()
+    return f"{name[:54]}-{owner[:8]}"
 
 
 def _machine(request: LaunchRequest, gpus: Gpus | None, reporter: Reporter) -> MachinePlan:
