@@ -354,6 +354,12 @@ def _announce(predictor: Predictor, title: str, images: int, reporter: Reporter)
     )
 
 
+def require_named_base(predictor: Predictor, title: str, base: str, reporter: Reporter) -> None:
+    """As :func:`require_base`, of a base by name, whose weights need not be here."""
+    source = described(base, folders=embedded_bases(), tell=reporter.line)
+    require_base(predictor, title, source, linear_layers(source, family_at(source)))
+
+
 def require_base(predictor: Predictor, title: str, source: Source, layers: Mapping[str, Target]) -> None:
     """Raise ``BadBase`` unless the base has the layers that a predictor writes LoRAs for."""
     targets = [layers[target.name] for target in predictor.config.targets if target.name in layers]

@@ -16,15 +16,16 @@ from torch import Tensor
 from limner.assembly.resolve import Resolved, resolve
 from limner.data.order import QUANTILES, SampledView
 from limner.data.styles import IMAGES_PER_STYLE
-from limner.errors import BadBase, BadData
+from limner.errors import BadData
 from limner.graph.unit import run as run_units
 from limner.hyper.predictor import VAE, Predictor
 from limner.hyper.train import MODEL, PAIRS
 from limner.nn.layers.per_sample import Pairs
 from limner.nn.rng import Even
+from limner.prediction import require_named_base
 from limner.recipe.schema import Recipe
 from limner.recipe.toml import change
-from limner.reporter import Reporter
+from limner.reporter import Reporter, counted
 from limner.training.cache import fill_cache
 from limner.training.model import TrainableModel
 
@@ -74,8 +75,9 @@ class EvalReport:
         """For people."""
         low, high = self.gain_interval
         lines = [
-            f"{self.styles} styles, {self.images} images: loss {self.base_loss:.4f} without a LoRA, "
-            f"{self.loss:.4f} with that of each style: gain {self.gain:.4f} ({low:.4f} to {high:.4f})"
+            f"{counted(self.styles, 'style')}, {counted(self.images, 'image')}: loss {self.base_loss:.4f} "
+            f"without a LoRA, {self.loss:.4f} with that of each style: gain {self.gain:.4f} "
+            f"({low:.4f} to {high:.4f})"
         ]
         if self.shuffle_gap is not None:
             lines.append(
@@ -100,16 +102,11 @@ def evaluate_predictor(path: Path, options: EvalOptions, reporter: Reporter) -> 
         BadData: The folder holds no styles.
     """
     predictor = Predictor.load(path)
+    require_named_base(predictor, path.name, options.base, reporter)
     resolved = resolve(_recipe(predictor, options), tell=reporter.line)
     store, _ = fill_cache(resolved, reporter)
     model = TrainableModel(resolved, store)
-    try:
-        model.models[MODEL].learner.load_state_dict(predictor.state_dict())
-    except RuntimeError as error:
-        raise BadBase(
-            f"{path.name} writes LoRAs for {predictor.base.name}, and {resolved.source.name} has other "
-            f"layers. Name a predictor for {resolved.source.name}."
-        ) from error
+    model.models[MODEL].learner.load_state_dict(predictor.state_dict())
     styles = _styles(resolved, options.references)
     with reporter.progress("Measuring", len(styles)) as bar, torch.no_grad():
         return _report(model, styles, bar.advance)
