@@ -114,14 +114,14 @@ def test_experts_are_added_up_along_the_rank(predictor, pictures, tiny_base, tmp
     folder.mkdir()
     shutil.copy(predictor / "predictor.safetensors", folder / "style.safetensors")
     made([pictures / "01.png"], tiny_base, folder / "bias.safetensors", predictor, strength=0.3)
-    report = made(shown, tiny_base, tmp_path / "a.safetensors", folder, told, experts="style, bias")
-    assert (report.rank, report.predictor) == (4, "style + bias")
+    report = made(shown, tiny_base, tmp_path / "a.safetensors", folder, told, experts="style, bias:-0.5")
+    assert (report.rank, report.predictor) == (4, "style + bias:-0.5")
     assert any("bias: a LoRA of 8 layers" in line for line in told.lines)
     made(shown, tiny_base, tmp_path / "alone.safetensors", predictor)
     paths = (tmp_path / "a.safetensors", tmp_path / "alone.safetensors", folder / "bias.safetensors")
     whole, style, bias = (file.read(path).components["transformer"] for path in paths)
     for layer, factors in whole.items():
-        assert torch.allclose(factors.dense(), style[layer].dense() + bias[layer].dense(), atol=1e-6)
+        assert torch.allclose(factors.dense(), style[layer].dense() - bias[layer].dense() / 2, atol=1e-6)
     assert file.read(tmp_path / "a.safetensors").metadata["limner.lora_on"] == "positive"
     for names, place in (
         ("style,fine", folder),

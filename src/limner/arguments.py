@@ -151,7 +151,7 @@ class InstantKeys(TypedDict, total=False):
     encoders: str
     """For a published predictor: the folder of its image encoders; the hub's cache when left out."""
     experts: str
-    """Files of the predictor's folder, such as "style,bias": their LoRAs are joined along the rank."""
+    """Files of the predictor's folder, such as "style,bias:0.9": their LoRAs are joined along the rank."""
     rank: int
     """Rank of the file, at most that of the prediction, which it is when left out."""
     strength: float

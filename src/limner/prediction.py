@@ -60,7 +60,8 @@ class InstantOptions:
     """For a published predictor: the folder of its encoders, one subfolder each; "": the hub's cache."""
     experts: str = ""
     """Files of the predictor's folder, by their names with commas between: predictors, and LoRAs that are the
-    same for all pictures (a bias). Their LoRAs are joined along the rank. "": the folder's one predictor."""
+    same for all pictures (a bias), each with its strength if it is not 1: "coarse,bias:0.9". Their LoRAs are
+    joined along the rank. "": the folder's one predictor."""
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
@@ -301,12 +302,13 @@ def predict_experts(
     if not options.experts:
         return predict(references, source, family, options.predictor, reporter)
     paths = expert_paths(options.experts, options.predictor, source.name, family.name, reporter.line)
-    parts = [_expert(path, references, source, family, reporter) for path in paths.values()]
+    strengths = {name: strength for name, (_, strength) in paths.items()}
+    parts = [_expert(path, references, source, family, reporter) for path, _ in paths.values()]
     pairs = [{layer: (f.down, f.up) for layer, f in part.at_strength().items()} for part in parts]
     return Prediction(
-        join(pairs, [1.0] * len(pairs)),
+        join(pairs, [*strengths.values()]),
         parts[0].hints,
-        " + ".join(paths),
+        " + ".join(f"{name}:{value:g}" if value != 1 else name for name, value in strengths.items()),
         " + ".join(part.sha256 for part in parts),
         min(part.similarity for part in parts),
     )

@@ -154,6 +154,17 @@ def test_a_run_goes_on_from_a_predictor_whose_checkpoint_is_gone(parts, batches,
     assert run.rows[0] == {"step": 700} and run.rows[1]["step"] > 700
 
 
+def test_a_new_predictor_is_used_as_one_that_goes_on(parts, tmp_path):
+    sizes = PredictorConfig(base="tiny", targets=parts["targets"], rank=2, width=16, bottleneck=4)
+    make_instant._write(training(parts, tmp_path / "before"))
+    arguments = ["--art", "art.npz", "--out", str(tmp_path / "after")]
+    for options in (arguments, [*arguments, "--start", str(tmp_path / "before"), "--cut-share", "0"]):
+        args = make_instant._parser().parse_args(options)
+        run = make_instant.style_training(args, make_instant._config(args), sizes)
+        assert run.predictor.config.lora_on == "both" and run.predictor.config.strength == 1.0
+    assert not run.predictor.config.nested
+
+
 def test_it_is_installed_where_the_package_looks(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "EMBEDDED", tmp_path / "bases")
     (tmp_path / "bases" / "glyph").mkdir(parents=True)

@@ -40,8 +40,16 @@ def test_what_cannot_be_fetched_is_told_with_its_size(capsys):
 def test_experts_are_named_alone_in_a_folder_of_published_files(tmp_path):
     for name in ("Qwen-Image-i2L-Coarse", "Qwen-Image-i2L-Fine", "own"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"")
-    paths = expert_paths("coarse,Qwen-Image-i2L-Fine,own", str(tmp_path), "qwen-image", "qwen-image", print)
-    assert [path.stem for path in paths.values()] == ["Qwen-Image-i2L-Coarse", "Qwen-Image-i2L-Fine", "own"]
-    for experts, name in (("coarse,bias", str(tmp_path)), ("coarse,none", "qwen-image-i2l")):
+    text = "coarse,Qwen-Image-i2L-Fine:0.5,own"
+    paths = expert_paths(text, str(tmp_path), "qwen-image", "qwen-image", print)
+    assert [path.stem for path, _ in paths.values()] == [
+        "Qwen-Image-i2L-Coarse",
+        "Qwen-Image-i2L-Fine",
+        "own",
+    ]
+    assert [strength for _, strength in paths.values()] == [1, 0.5, 1]
+    wrong = [("coarse,bias", str(tmp_path)), ("coarse,none", "qwen-image-i2l")]
+    wrong += [(f"coarse:{strength},own", str(tmp_path)) for strength in ("much", "0", "")]
+    for experts, name in wrong:
         with raises(BadUsage):
             expert_paths(experts, name, "qwen-image", "qwen-image", print)

@@ -342,7 +342,7 @@ def style_training(args: argparse.Namespace, config: InstantConfig, sizes: Predi
     """Of Style, new or from ``--start`` on."""
     if args.start:
         return Training.start(args.start, config, args.out)
-    return Training(Predictor(sizes), config, args.out)
+    return Training(Predictor(replace(sizes, **USE)), config, args.out)
 
 
 def expert_training(args: argparse.Namespace, config: InstantConfig, vae: Any) -> Training:

@@ -34,7 +34,8 @@ INSTANT = (
         "--experts",
         "experts",
         str,
-        "Files of the predictor's folder, such as style,bias: their LoRAs are added up.",
+        "Files of the predictor's folder, such as style,bias:0.9, each with a strength or at 1: their "
+        "LoRAs are added up.",
         metavar="NAMES",
     ),
     Option("--rank", "rank", int, "Rank of the file, at most that of the prediction. Left out: that."),

@@ -4,6 +4,7 @@ The published ones are those of DiffSynth-Studio, first generation: names of the
 its own examples have them.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,34 +113,52 @@ def predictor_path(name: str, base: str, family: str, tell: Callable[[str], None
 
 def expert_paths(
     experts: str, name: str, base: str, family: str, tell: Callable[[str], None]
-) -> dict[str, Path]:
-    """Expert -> its file, in the order in which they are named.
+) -> dict[str, tuple[Path, float]]:
+    """Expert -> its file and its strength, in the order in which they are named.
 
     Args:
-        experts: Their names, with commas between: files of the predictor's folder, or of a published one.
+        experts: Their names, with commas between: files of the predictor's folder, or of a published one. A
+            strength may follow a name: "coarse,bias:0.9".
         name: The predictor, as :func:`predictor_path` takes it.
         base: The base's name.
         family: Its family's.
         tell: Is told what is fetched, before it is.
 
     Raises:
-        BadUsage: There is no such folder or file, or a name comes twice.
+        BadUsage: There is no such folder or file, a name comes twice, or a strength is no number but 0.
         BadLora: It is neither here nor on the hub.
     """
-    names = [word.strip() for word in experts.split(",")]
+    strengths = _strengths(experts)
+    names = [word for word, _ in strengths]
     if entry := hub_predictor(name):
         _require_family(entry, base, family)
         _require(names, list(entry.files), experts, entry.name)
-        return {word: entry.fetch(word, tell) for word in names}
+        return {word: (entry.fetch(word, tell), strength) for word, strength in strengths}
     folder = predictor_path(name, base, family, tell)
     files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
     for expert, (file_name, _) in (pair for entry in HUB_PREDICTORS for pair in entry.files.items()):
-        if folder.joinpath(
-            file_name
-        ).is_file():  # a published one's experts in a folder, under their own names
+        if folder.joinpath(file_name).is_file():  # as they are published, under their own names
             files.setdefault(expert, folder / file_name)
     _require(names, list(files), experts, without_path(str(folder)))
-    return {word: files[word] for word in names}
+    return {word: (files[word], strength) for word, strength in strengths}
+
+
+def _strengths(experts: str) -> list[tuple[str, float]]:
+    """Names, and their strengths."""
+    pairs = []
+    for word in experts.split(","):
+        name, colon, text = word.strip().partition(":")
+        try:
+            strength = float(text) if colon else 1.0
+        except ValueError:
+            strength = math.nan
+        if not math.isfinite(strength) or not strength:
+            raise BadUsage(
+                f"--experts is {experts!r}; the strength of {name} is {text!r}. Write a number that is not "
+                f"0, such as {name}:0.9."
+            )
+        pairs.append((name, strength))
+    return pairs
 
 
 def _require(names: list[str], files: list[str], experts: str, title: str) -> None:

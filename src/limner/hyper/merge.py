@@ -29,7 +29,7 @@ def join(predictions: Sequence[FactorPairs], weights: Sequence[float]) -> dict[s
 
     Args:
         predictions: Of one base, at least one.
-        weights: One each. Pictures of one style: the shares of a mean. Experts on the same pictures: 1.
+        weights: One each. Pictures of one style: the shares of a mean. Experts: their strengths.
 
     Raises:
         BadLora: They are of different bases.
