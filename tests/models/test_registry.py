@@ -106,9 +106,12 @@ ALLOWED = {
     "recipe/schema.py": {"sdxl"},  # the example of `parts` on the page of the recipe
     "bases/train_denoiser.py": {"flux"},  # the embedded base is a small FLUX.1
     "bases/instant_exam.py": {"flux"},
-    "hyper/catalog.py": {"qwen-image", "z-image"},
+    "hyper/catalog.py": {"qwen-image", "z-image"},  # which family each published one is for
     "hyper/published.py": {"qwen-image", "z-image"},  # which family each published layout writes for
-    "hyper/states.py": {"qwen_image_edit"},  # the chat in which two of them read a picture
+    "hyper/states.py": {
+        "qwen_image_edit",
+        "qwen-image",
+    },  # the chat in which a picture is read, by which model
 }
 
 
